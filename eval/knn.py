@@ -1,0 +1,9 @@
+"""python eval/knn.py run=runs/a: the k-nearest-neighbour accuracy of a run's checkpoint; writes
+runs/a/eval/knn.json."""
+
+import sys
+
+from ssl_kd.cli import guarded, probe
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda words: probe("knn", words), sys.argv[1:]))

@@ -1,0 +1,9 @@
+"""python eval/linear.py run=runs/a: the linear-probe accuracy of a run's checkpoint; writes
+runs/a/eval/linear.json."""
+
+import sys
+
+from ssl_kd.cli import guarded, probe
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda words: probe("linear", words), sys.argv[1:]))

@@ -1,0 +1,145 @@
+"""Networks that turn images into one embedding each, with their stages in reach.
+
+`create("wrn-16-2")`, `create("resnet18", size=96)`, `create("vit_tiny_patch16_224")`: our own names first,
+then every model of timm; `timm/` in front of a name skips ours. Neither timm nor torchvision is imported
+before one of their models is asked for. Weights come from torch's global generator.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_kd.errors import InputError, nearest
+
+_CIFAR = ["resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+_VISION = ["resnet18", "resnet34", "resnet50", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2"]
+_WRN = re.compile(r"wrn-(\d+)-(\d+)")
+
+
+class Backbone(nn.Module):
+    """A network behind its normalisation.
+
+    net: net(images, stages) -> (embedding (N, width), {stage: map (N, C, H, W)} of the asked-for stages).
+    mean, std: of the pixels in [0, 1], one number or one per channel; buffers, so a checkpoint has them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        width: int,
+        stage_channels: Mapping[str, int],
+        *,
+        channels: int = 3,
+        mean: Sequence[float] | float = 0.5,
+        std: Sequence[float] | float = 0.25,
+        name: str = "the backbone",
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.width = width
+        self.stage_channels = dict(stage_channels)  # in forward order
+        self.name = name
+        self.register_buffer("mean", _per_channel(mean, channels, "mean"))
+        self.register_buffer("std", _per_channel(std, channels, "std"))
+        if not bool((self.std > 0).all()):
+            raise InputError(f"std must be above 0 in every channel, not {std}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float (N, C, H, W) in [0, 1]. The embedding (N, width): pooled, before any classifier."""
+        return self.net(self._normalise(images), ())[0]
+
+    def forward_stages(self, images: Tensor, stages: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The embedding (N, width) and the asked-for maps (N, C, H, W), in forward order, from one pass.
+
+        Raises InputError for a stage that is not in `stage_channels`.
+        """
+        unknown = [stage for stage in stages if stage not in self.stage_channels]
+        if unknown:
+            those = ", ".join(self.stage_channels) or "none"
+            raise InputError(f'{self.name} has no stage "{unknown[0]}"; its stages: {those}')
+        return self.net(self._normalise(images), tuple(stages))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        # One channel would broadcast to three, and bytes would pass as floats up to 255: both without a word.
+        if images.ndim != 4 or images.shape[1] != len(self.mean) or not images.is_floating_point():
+            raise InputError(
+                f"{self.name} takes float images (N, {len(self.mean)}, H, W) in [0, 1], "
+                f"not {images.dtype} {tuple(images.shape)}"
+            )
+        return (images - self.mean) / self.std
+
+
+def create(
+    name: str,
+    *,
+    channels: int = 3,
+    size: int = 32,
+    mean: Sequence[float] | float = 0.5,
+    std: Sequence[float] | float = 0.25,
+    **options: object,
+) -> Backbone:
+    """The backbone of that name, untrained.
+
+    channels, size: of the images (size in pixels, height = width); small sizes get a stem with less stride.
+    options: arguments of the network's constructor (`drop_path_rate=0.1` of timm, say).
+    Raises InputError for an unknown name or option, with the nearest right name.
+    """
+    if channels < 1 or size < 1:
+        raise InputError(f"channels and size must be at least 1, not {channels} and {size}")
+    try:
+        net, width, stage_channels = _build(name, channels, size, options)
+    except TypeError as error:
+        option = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if option and option[1] in options:
+            raise InputError(f'{name} takes no option "{option[1]}"') from error
+        raise
+    return Backbone(net, width, stage_channels, channels=channels, mean=mean, std=std, name=name)
+
+
+def names() -> list[str]:
+    """Our own names ("wrn-16-2": any wrn-DEPTH-WIDTH); `create` takes the names of timm as well."""
+    return sorted([*_CIFAR, *_VISION, "wrn-16-2"])
+
+
+def _build(name: str, channels: int, size: int, options: dict) -> tuple[nn.Module, int, dict[str, int]]:
+    if name in _CIFAR or _WRN.fullmatch(name):
+        from ssl_kd.backbones import cifar
+
+        wide = _WRN.fullmatch(name)
+        if wide:
+            net = cifar.wide_resnet(int(wide[1]), int(wide[2]), channels, **options)
+        else:
+            net = cifar.resnet(int(name.removeprefix("resnet")), channels, **options)
+        return net, net.width, net.stage_channels
+    if name in _VISION:
+        from ssl_kd.backbones import vision
+
+        net = vision.build(name, channels, size, **options)
+        return net, net.width, net.stage_channels
+
+    import timm
+
+    from ssl_kd.backbones import timm_models
+
+    forced, plain = name.startswith("timm/"), name.removeprefix("timm/")
+    if timm.is_model(plain):
+        adapter = timm_models.build(plain, channels, size, options)
+        return adapter, adapter.width, adapter.stage_channels
+    theirs = timm.list_models()
+    advice = nearest(name, [f"timm/{known}" for known in theirs] if forced else names() + theirs)
+    if not advice.startswith("did you mean"):  # a thousand names are no help
+        advice = f"there are: {', '.join(names())}, and every name of timm.list_models()"
+    raise InputError(f'there is no backbone "{name}"; {advice}')
+
+
+def _per_channel(value: Sequence[float] | float, channels: int, what: str) -> Tensor:
+    """(C, 1, 1)."""
+    each = [value] * channels if isinstance(value, int | float) else list(value)
+    if len(each) != channels:
+        raise InputError(f"{what} must be one number or {channels}, one per channel, not {len(each)}")
+    return torch.tensor(each, dtype=torch.float32).view(channels, 1, 1)

@@ -1,0 +1,138 @@
+"""Networks made for 32-pixel images: ResNet-(6n+2) and WRN-(6n+4)-k.
+
+Sources: He et al. 2016, "Deep residual learning", section 4.2; Zagoruyko and Komodakis 2016, "Wide residual
+networks"; He et al. 2015, "Delving deep into rectifiers" (the initialisation, fan-out form).
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_kd.errors import InputError
+
+
+class Staged(nn.Module):
+    """stem -> stages, whose maps can be asked for -> tail -> mean over the pixels."""
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Mapping[str, nn.Module],
+        stage_channels: Mapping[str, int],
+        width: int,
+        tail: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleDict(stages)
+        self.tail = tail or nn.Identity()
+        self.width = width
+        self.stage_channels = dict(stage_channels)
+
+    def forward(self, x: Tensor, stages: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """x: (N, C, H, W), normalised. The embedding (N, width) and the asked-for maps (N, C, H, W)."""
+        maps = {}
+        x = self.stem(x)
+        for name, stage in self.stages.items():
+            x = stage(x)
+            if name in stages:
+                maps[name] = x
+        return self.tail(x).mean((2, 3)), maps
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; where the shape changes, the shortcut is 1x1 with batch norm ("option B")."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(residual + self.shortcut(x))
+
+
+class WideBlock(nn.Module):
+    """Batch norm and ReLU come first; a 1x1 shortcut reads the activated input, the identity the raw one."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = _conv(inputs, outputs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv(outputs, outputs, 3)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = _conv(inputs, outputs, 1, stride) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+def resnet(depth: int, channels: int = 3) -> Staged:
+    """ResNet-depth for small images; stages of 16, 32, 64 channels at 1, 1/2, 1/4 of the size. Width 64.
+
+    Raises InputError unless depth = 6n + 2.
+    """
+    blocks = _blocks_per_stage("resnet", depth, 2)
+    stem = nn.Sequential(_conv(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    stages = {
+        "stage1": _stage(BasicBlock, blocks, 16, 16, 1),
+        "stage2": _stage(BasicBlock, blocks, 16, 32, 2),
+        "stage3": _stage(BasicBlock, blocks, 32, 64, 2),
+    }
+    return _initialise(Staged(stem, stages, {"stage1": 16, "stage2": 32, "stage3": 64}, 64))
+
+
+def wide_resnet(depth: int, widen: int, channels: int = 3) -> Staged:
+    """WRN-depth-widen; stages of 16k, 32k, 64k channels at 1, 1/2, 1/4 of the size. Width 64k. No dropout.
+
+    The maps of stage1 and stage2 are raw sums, as the next block reads them; stage3 ends with the last batch
+    norm and ReLU, so its mean is the embedding. Raises InputError unless depth = 6n + 4 and widen >= 1.
+    """
+    blocks = _blocks_per_stage("wrn", depth, 4)
+    if widen < 1:
+        raise InputError(f"wrn widens by at least 1, not {widen}")
+    narrow, middle, wide = 16 * widen, 32 * widen, 64 * widen
+    last = _stage(WideBlock, blocks, middle, wide, 2)
+    last.extend([nn.BatchNorm2d(wide), nn.ReLU()])
+    stages = {
+        "stage1": _stage(WideBlock, blocks, 16, narrow, 1),
+        "stage2": _stage(WideBlock, blocks, narrow, middle, 2),
+        "stage3": last,
+    }
+    counts = {"stage1": narrow, "stage2": middle, "stage3": wide}
+    return _initialise(Staged(_conv(channels, 16, 3), stages, counts, wide))
+
+
+def _blocks_per_stage(family: str, depth: int, extra: int) -> int:
+    """Three stages of n blocks of two convolutions, and `extra` layers around them."""
+    blocks, rest = divmod(depth - extra, 6)
+    if blocks < 1 or rest:
+        examples = ", ".join(str(6 * n + extra) for n in range(1, 4))
+        raise InputError(f"{family} has depth 6n + {extra} ({examples}, ...), not {depth}")
+    return blocks
+
+
+def _stage(block: type[nn.Module], blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    later = [block(outputs, outputs, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(block(inputs, outputs, stride), *later)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+
+def _initialise(net: Staged) -> Staged:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net

@@ -1,0 +1,250 @@
+"""timm's models as backbones: no classifier, NCHW stage maps, a stem for small images, no idle parameter.
+
+The stem. timm's networks divide the size by 32 or cut it into patches of 16, which leaves one pixel of a
+32-pixel image. For images of at most 64 pixels the stem is lowered, found by watching a forward pass:
+
+1. a network that begins with a patch embedding (Swin, ViT) is built with a smaller `patch_size`: half, then
+   half of that; a plain ViT (one resolution in all blocks) with the largest that gives at least 8x8 tokens;
+2. in any other, the first strided convolutions that run (several where branches share the input) get half
+   their stride; a first pooling goes, and so does a max-pool that is the next reduction by itself (ResNet);
+3. once always, and again until the last map is at least 2x2. What then no longer runs (an attention bias
+   sized to the image, say), or lets no patch be chosen, stays as timm made it.
+
+Every attempt starts from the same state of torch's generator: the weights are those of one construction.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ssl_kd.errors import InputError
+
+SMALL = 64  # pixels; above, timm's own stem
+TOKENS = 8  # along a side, of a plain ViT
+SIDE = 2  # pixels of the last map of any other network
+
+_UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)  # what a wrong size raises
+_OURS = {"num_classes": "it has no classifier", "in_chans": "set channels", "img_size": "set size"}
+
+
+class TimmNet(nn.Module):
+    """A timm model without classifier. Stages "stage1", "stage2", ... are the levels of its `feature_info`.
+
+    Where timm counts the stem's output as a level (ResNet: five of them), so do the stages; in a ViT every
+    block is one. image: any (1, C, H, W) of the size to come.
+    """
+
+    def __init__(self, model: Any, image: Tensor) -> None:
+        super().__init__()
+        self.model: Any = model  # timm's models share methods, not a class
+        self.stage_channels: dict[str, int] = {}
+        with _dry(model):
+            embedding = self._embed(self.model.forward_features(image))
+            self.width = embedding.shape[1]
+            again, maps = _intermediates(model, image)
+            # A model whose two passes differ cannot give maps and embedding of one pass.
+            if maps and torch.equal(self._embed(again), embedding):
+                self.stage_channels = {f"stage{i}": m.shape[1] for i, m in enumerate(maps, 1)}
+        _drop_unused(self, image)
+
+    def forward(self, x: Tensor, stages: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """x: (N, C, H, W), normalised. The embedding (N, width) and the asked-for maps (N, C, H, W)."""
+        if not stages:
+            return self._embed(self.model.forward_features(x)), {}
+        indices = [i for i, stage in enumerate(self.stage_channels) if stage in stages]
+        last, maps = self.model.forward_intermediates(x, indices=indices, output_fmt="NCHW")
+        return self._embed(last), {f"stage{i + 1}": m for i, m in zip(indices, maps, strict=True)}
+
+    def _embed(self, features: Tensor) -> Tensor:
+        return self.model.forward_head(features, pre_logits=True).flatten(1)
+
+
+def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmNet:
+    """A timm model by its name; options go to timm.create_model.
+
+    Raises InputError for an option that is ours to set and for a model that cannot take images of this size.
+    """
+    for ours, instead in _OURS.items():
+        if ours in options:
+            raise InputError(f'{name} takes no option "{ours}": {instead}')
+    state = torch.get_rng_state()
+
+    def fresh(**patch: int) -> nn.Module:
+        torch.set_rng_state(state)
+        fixed: dict[str, Any] = {"num_classes": 0, "in_chans": channels, **options, **patch}
+        try:
+            return timm.create_model(name, img_size=size, **fixed)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+        torch.set_rng_state(state)
+        return timm.create_model(name, **fixed)  # it takes any size
+
+    model = fresh()
+    pixels = torch.linspace(-1, 1, channels * size * size)  # not zeros, which hide a difference
+    image = pixels.view(1, channels, size, size)
+    if size <= SMALL:
+        uniform = len({level["reduction"] for level in getattr(model, "feature_info", [])}) == 1
+        enough = TOKENS if uniform else SIDE
+        ran = _side(model, image) > 0
+        for candidate in _lowered(fresh, model, image, enough, "patch_size" in options):
+            side = _side(candidate, image)
+            if side == 0 and ran:
+                break  # it depends on its stride
+            if side > 0:
+                model, ran = candidate, True
+            if side >= enough:
+                break
+    try:
+        return TimmNet(model, image)
+    except _UNFIT as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{name} cannot take images of {size} pixels: {reason[0]}") from error
+
+
+def _lowered(
+    fresh: Callable[..., nn.Module], model: nn.Module, image: Tensor, enough: int, patch_given: bool
+) -> Iterator[nn.Module]:
+    """The model with its stem lowered once, twice, ..."""
+    size = image.shape[-1]
+    patch = _patch(model, image)
+    if patch:
+        if patch_given:
+            return  # the caller chose
+        if enough == TOKENS:
+            finest = max(p for p in range(1, max(1, size // TOKENS) + 1) if size % p == 0)
+            smaller = [finest] if finest < patch else []
+        else:
+            smaller = [patch >> i for i in range(1, patch.bit_length())]
+        with suppress(*_UNFIT):  # some constructors do not let it be chosen
+            for value in smaller:
+                yield fresh(patch_size=value)
+            return
+    if enough == TOKENS and _side(model, image) >= enough:
+        return
+    for rounds in range(1, 4):
+        candidate = fresh()
+        if not all([_lower(candidate, image) for _ in range(rounds)]):
+            return
+        yield candidate
+
+
+def _lower(model: Any, image: Tensor) -> bool:
+    """Halve the first reduction of the size, in place; False where there is none."""
+    first, second = _reductions(model, image)
+    for module, taken, given in first:
+        if not isinstance(module, nn.Conv2d):
+            _replace(model, module)
+            continue
+        kernel, stride, padding = module.kernel_size[0], module.stride[0], module.padding
+        plain = isinstance(padding, tuple) and (taken + 2 * padding[0] - kernel) // stride + 1 == given
+        stride //= 2
+        module.stride = (stride, stride)
+        if plain:  # else it pads by itself; an even kernel of stride 1 adds a pixel
+            module.padding = ((kernel - stride + 1) // 2,) * 2
+    pools = not any(list(module.parameters()) for module, _, _ in second)
+    if pools and any(isinstance(module, nn.Conv2d) for module, _, _ in first):
+        for module, _, _ in second:
+            _replace(model, module)
+    return bool(first)
+
+
+Reduction = tuple[nn.Module, int, int]  # a strided module, the size that it takes, the size that it gives
+
+
+def _reductions(model: Any, image: Tensor) -> tuple[list[Reduction], list[Reduction]]:
+    """The strided modules of the first and the second reduction; those of one take maps of the same size."""
+    seen: dict[nn.Module, tuple[int, int]] = {}
+
+    def before(module: nn.Module, args: tuple) -> None:
+        stride = getattr(module, "stride", 1)
+        largest = max(stride) if isinstance(stride, tuple) else stride
+        leaf = not list(module.children())
+        if leaf and isinstance(largest, int) and largest > 1 and args and args[0].ndim == 4:
+            seen.setdefault(module, (args[0].shape[-1], 0))  # stays 0 if its kernel does not fit in
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        if module in seen:
+            seen[module] = (seen[module][0], output.shape[-1])
+
+    hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
+    hooks += [module.register_forward_hook(after) for module in model.modules()]
+    with suppress(*_UNFIT), _dry(model):  # may be too small for later layers: only the first ones matter
+        model.forward_features(image)
+    for hook in hooks:
+        hook.remove()
+    sizes = list(dict.fromkeys(taken for taken, _ in seen.values()))[:2]
+    groups = [[(m, t, given) for m, (t, given) in seen.items() if t == taken] for taken in sizes] + [[], []]
+    return groups[0], groups[1]
+
+
+def _patch(model: Any, image: Tensor) -> int:
+    """The side of the patches of a model that begins with a patch embedding, which knows its grid; else 0."""
+    first, _ = _reductions(model, image)
+    if len(first) != 1 or not isinstance(first[0][0], nn.Conv2d):
+        return 0
+    conv = first[0][0]
+    embeds = any(hasattr(parent, "patch_size") and conv in parent.children() for parent in model.modules())
+    return conv.stride[0] if embeds and conv.kernel_size == conv.stride else 0
+
+
+def _side(model: Any, image: Tensor) -> int:
+    """Pixels along the shorter side of the last map; 0 where the model does not run."""
+    with suppress(*_UNFIT), _dry(model):
+        last, maps = _intermediates(model, image)
+        model.forward_head(last, pre_logits=True)
+        final = maps[-1] if maps else last
+        return min(final.shape[-2:]) if isinstance(final, Tensor) and final.ndim == 4 else SIDE
+    return 0
+
+
+def _intermediates(model: Any, image: Tensor) -> tuple[Any, list[Tensor]]:
+    """The model's last features and the maps (1, C, H, W) of all its levels; no maps where it offers none."""
+    if not hasattr(model, "forward_intermediates"):
+        return model.forward_features(image), []
+    return model.forward_intermediates(image, indices=list(range(len(model.feature_info))), output_fmt="NCHW")
+
+
+def _drop_unused(net: TimmNet, image: Tensor) -> None:
+    """Remove modules that never run; freeze what else the embedding does not depend on."""
+    called: set[nn.Module] = set()
+    hooks = [m.register_forward_pre_hook(lambda module, _: called.add(module)) for m in net.modules()]
+    with _dry(net), torch.enable_grad():
+        net(image, tuple(net.stage_channels))
+        loss = net(image)[0].square().sum()
+        trainable = [p for p in net.parameters() if p.requires_grad]
+        reached = torch.autograd.grad(loss, trainable, allow_unused=True)  # None where no path leads
+    for hook in hooks:
+        hook.remove()
+    idle = {p for p, gradient in zip(trainable, reached, strict=True) if gradient is None}
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            own = set(child.parameters())
+            if own and own <= idle and called.isdisjoint(child.modules()):
+                setattr(parent, name, nn.Identity())
+    for parameter in idle:
+        parameter.requires_grad_(False)
+
+
+def _replace(model: nn.Module, old: nn.Module) -> None:
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, nn.Identity())
+                return
+
+
+@contextmanager
+def _dry(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient: no batch statistics and no random number; the mode is given back."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)

@@ -1,0 +1,299 @@
+"""From a composed config to objects: every option is checked against the constructor that takes it."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from ssl_kd.cohort import Batch, Cohort, Follow
+from ssl_kd.data import Batches, Data
+from ssl_kd.encoder import Encoder, Head
+from ssl_kd.engine import Term
+from ssl_kd.errors import InputError
+from ssl_kd.optim import param_groups
+from ssl_kd.schedules import Weight
+from ssl_kd.streams import seed_of
+from ssl_kd.terms import Each, Edge, Mutual
+
+# What the `data` node says beside the arguments of its constructor.
+_DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
+
+
+def check(config: DictConfig) -> None:
+    """Refuses an option that no constructor takes, and a `_target_` that does not exist. Raises
+    InputError."""
+    _check(config, "")
+
+
+def read_data(config: DictConfig) -> Data:
+    """The images, and with them what the config left open: `classes` and `steps`."""
+    target = _target(config.data, "data")
+    takes = inspect.signature(target).parameters
+    data = _make({k: v for k, v in config.data.items() if k not in _DATA_KEYS or k in takes})
+    config.classes = len(data.train.classes) or None
+    config.steps = config.epochs * max(1, len(data.train) // config.batch_size)
+    for name, term in config.terms.items():
+        if "batch.label" in _words(term) and data.train.labels is None:
+            raise InputError(f'the term "{name}" needs labels, and the data "{config.data.name}" has none')
+    return data
+
+
+def build_terms(config: DictConfig) -> list[Term]:
+    """The terms by their names; one without an edge (Mutual over a single peer) is left out."""
+    terms: list[Term] = []
+    for name, node in config.terms.items():
+        path = f"terms.{name}"
+        shape = _target(node, path)
+        if shape not in (Each, Edge, Mutual):  # any function of a term's signature
+            terms.append(_function(node, path))
+            continue
+        options = {key: _make(value) for key, value in node.items() if key not in ("_target_", "loss")}
+        if "loss" not in node:
+            raise InputError(f"{path}.loss is needed: the function that the term computes")
+        try:
+            term = shape(name=str(name), loss=_function(node.loss, f"{path}.loss"), **options)
+        except TypeError as error:
+            raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+        if term.links():
+            terms.append(term)
+    if not terms:
+        raise InputError("there is nothing to learn: no term is left")
+    return terms
+
+
+def build_cohort(
+    config: DictConfig, shape: tuple[int, int, int], terms: Sequence[Term] | None = None
+) -> Cohort:
+    """The cohort on the CPU, each peer's weights drawn from the stream of its own name.
+
+    shape: (C, H, W) of the images; networks are made for squares of `data.size`.
+    terms: with them, the cohort gives out only what they read.
+    """
+    peers, follow, frozen = {}, {}, []
+    for name, node in config.peers.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(config.seed, "weights", str(name)))
+            peers[str(name)] = _peer(str(name), node, config, shape[0])
+        if node.get("frozen"):
+            frozen.append(str(name))
+        if node.get("follow"):
+            follow[str(name)] = Follow(**{key: _make(value) for key, value in node.follow.items()})
+    cohort = Cohort(peers, frozen=frozen, follow=follow, returns=_returns(peers, terms), seed=config.seed)
+    return cohort.to(memory_format=torch.channels_last) if config.channels_last else cohort
+
+
+def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer], list[Weight]]:
+    """The optimiser over all learning peers, and its learning rate as a function of the step."""
+    scales = {str(name): peer.get("lr_scale", 1.0) for name, peer in config.peers.items()}
+    decay = config.optim.optimizer.get("weight_decay", 0.0)
+    optimizer = _make(config.optim.optimizer, param_groups(cohort, decay, scales))
+    return [optimizer], [_make(config.optim.rate)]
+
+
+def build_batches(
+    config: DictConfig, data: Data, device: torch.device, rank: int = 0, world: int = 1
+) -> tuple[Callable[[int], Iterator[Batch | list[Batch]]], int]:
+    """`batches(k)` for `fit`, views made on the device, and the steps of an epoch."""
+    if config.batch_size % (config.accumulate * world):
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be split into {config.accumulate} x {world} equal parts "
+            "(accumulate x processes)"
+        )
+    extra = {key: config.data[key] for key in ("resident_bytes", "workers") if key in config.data}
+    loader = Batches(
+        data.train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
+    )
+    node = config.recipe
+    takes = inspect.signature(_target(node, "recipe")).parameters
+    if inspect.isclass(_target(node, "recipe")):
+        recipe = _make(node, **({"seed": config.seed} if "seed" in takes and "seed" not in node else {}))
+    else:
+        recipe = _function(node, "recipe")
+
+    def batches(start: int) -> Iterator[Batch | list[Batch]]:
+        for index, raw in enumerate(loader(start), start):
+            parts = [recipe(part, index) for part in _split(raw, config.accumulate)]
+            yield parts if config.accumulate > 1 else parts[0]
+
+    return batches, loader.steps_per_epoch
+
+
+def _split(raw: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    if count == 1:
+        return [raw]
+    chunks = {key: value.chunk(count) for key, value in raw.items() if isinstance(value, torch.Tensor)}
+    return [{**raw, **{key: value[i] for key, value in chunks.items()}} for i in range(count)]
+
+
+def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:
+    if "_target_" in node:
+        peer = _make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale")})
+        return peer
+    target = _target(node.backbone, f"peers.{name}.backbone")
+    known = {"channels": channels, "size": config.data.size, "mean": config.data.mean, "std": config.data.std}
+    takes = inspect.signature(target).parameters
+    given = {key: _make(value) for key, value in known.items() if key in takes and key not in node.backbone}
+    try:
+        backbone = _make(node.backbone, **given)
+    except TypeError as error:  # an option of a network whose constructor takes anything
+        raise InputError(f"peers.{name}.backbone: {' '.join(str(error).split())}") from error
+    heads: dict[str, nn.Module | Head] = {}
+    for head_name, head in (node.get("heads") or {}).items():
+        reads = head.get("reads", "embedding")
+        width = _width(name, backbone, heads, reads, channels, config.data.size)
+        module = _head(
+            {key: value for key, value in head.items() if key != "reads"},
+            width,
+            f"peers.{name}.heads.{head_name}",
+        )
+        heads[str(head_name)] = Head(module, reads)
+    options = {key: _make(node[key]) for key in ("views", "stages", "per_view") if key in node}
+    return Encoder(backbone, heads, **options)
+
+
+def _head(node: dict[str, Any], width: int, path: str) -> nn.Module:
+    """A head is told the width of what it reads as its first argument, unless the config says it itself."""
+    first = next(iter(inspect.signature(_target(node, path)).parameters), None)
+    return _make(node) if first is None or first in node else _make(node, width)
+
+
+def _width(
+    peer: str, backbone: nn.Module, heads: dict[str, Any], reads: str, channels: int, size: int
+) -> int:
+    """Features of the embedding or of an earlier head, or channels of a stage."""
+    if reads == "embedding":
+        if not hasattr(backbone, "width"):
+            return _dry(backbone, torch.zeros(2, channels, size, size))
+        return int(backbone.width)  # type: ignore[arg-type]
+    if reads in heads:
+        source = heads[reads]
+        return _dry(
+            source.module, torch.zeros(2, _width(peer, backbone, heads, source.reads, channels, size))
+        )
+    stages: dict[str, int] = getattr(backbone, "stage_channels", {})
+    if reads not in stages:
+        have = ["embedding", *stages, *heads]
+        raise InputError(
+            f'a head of "{peer}" reads "{reads}", which is not there; there are: {", ".join(have)}'
+        )
+    return stages[reads]
+
+
+def _dry(module: nn.Module, x: torch.Tensor) -> int:
+    training = module.training
+    with torch.no_grad():
+        width = module.eval()(x).shape[-1]
+    module.train(training)
+    return width
+
+
+def _returns(peers: dict[str, nn.Module], terms: Sequence[Term] | None) -> dict[str, list[str]] | None:
+    """Per peer the outputs that terms read; checks that they are there."""
+    if terms is None or not all(isinstance(term, Each | Edge | Mutual) for term in terms):
+        return None  # a plain function may read anything
+    returns: dict[str, list[str]] = {name: [] for name in peers}
+    for term in terms:
+        assert isinstance(term, Each | Edge | Mutual)
+        for address in term.addresses():
+            owner, _, output = address.partition(".")
+            if owner == "batch":
+                continue
+            if owner not in peers:
+                raise InputError(
+                    f'the term "{term.name}" names the peer "{owner}", and there are: {", ".join(peers)}'
+                )
+            peer = peers[owner]
+            if isinstance(peer, Encoder) and output not in peer.outputs:
+                has = ", ".join(peer.outputs)
+                raise InputError(f'the term "{term.name}" reads "{address}", but {owner} has: {has}')
+            returns[owner].append(output)
+    for name, peer in peers.items():
+        unread = (
+            set(peer.heads) - set(returns[name]) - set(peer.reads.values())
+            if isinstance(peer, Encoder)
+            else ()
+        )
+        if unread and any(p.requires_grad for p in peer.parameters()):
+            raise InputError(
+                f'no term reads the head "{sorted(unread)[0]}" of "{name}"; take it away or give it a term'
+            )
+        if hasattr(peer, "advance"):
+            returns[name] = [*returns[name], *getattr(peer, "outputs", ())]
+    return returns
+
+
+def _check(node: Any, path: str) -> None:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            _check_options(node, path)
+        for key in node:
+            _check(node._get_node(key), f"{path}.{key}" if path else str(key))
+    elif OmegaConf.is_list(node):
+        for i in range(len(node)):
+            _check(node._get_node(i), f"{path}[{i}]")
+
+
+def _check_options(node: DictConfig, path: str) -> None:
+    parameters = inspect.signature(_target(node, path)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    beside = {"data": _DATA_KEYS}.get(
+        path, ("frozen", "follow", "lr_scale") if path.startswith("peers.") else ()
+    )
+    beside = (*beside, "reads") if ".heads." in path else beside
+    for key in node:
+        if key not in parameters and key not in beside and not str(key).startswith("_"):
+            options = [p for p in parameters if p != "self"]
+            match = difflib.get_close_matches(str(key), options, n=1, cutoff=0.5)
+            hint = f'did you mean "{path}.{match[0]}"?' if match else f"it takes: {', '.join(options)}"
+            raise InputError(f'"{path}.{key}" is not an option of {node._target_}; {hint}')
+
+
+def _target(node: Any, path: str) -> Callable[..., Any]:
+    if not node or "_target_" not in node:
+        raise InputError(f"{path} must say what to build, as {path}._target_=module.name")
+    try:
+        return get_object(node["_target_"])
+    except Exception as error:  # hydra's own class, whatever stopped the import
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f'{path}: "{node["_target_"]}" cannot be imported ({cause})') from error
+
+
+def _make(node: Any, *args: Any, **options: Any) -> Any:
+    """The object that a node describes; plain values and lists as they are."""
+    if isinstance(node, dict):
+        node = OmegaConf.create(node)
+    if isinstance(node, DictConfig) and "_target_" not in node:
+        return {key: _make(value) for key, value in node.items()}
+    if OmegaConf.is_list(node):
+        return [_make(value) for value in node]
+    if not isinstance(node, DictConfig):
+        return node
+    try:
+        return instantiate(OmegaConf.to_container(node, resolve=True), *args, **options, _convert_="all")
+    except Exception as error:  # hydra wraps what the constructor raised
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError | TypeError):
+            raise cause from error
+        raise
+
+
+def _function(node: DictConfig, path: str) -> Callable[..., Any]:
+    """A function with its options bound, or the object that a class makes (a module with a forward)."""
+    target = _target(node, path)
+    return _make(node) if inspect.isclass(target) else _make(node, _partial_=True)
+
+
+def _words(node: Any) -> set[str]:
+    """Every string inside a node."""
+    if isinstance(node, DictConfig):
+        return set().union(*(_words(value) for value in node.values())) if len(node) else set()
+    if OmegaConf.is_list(node):
+        return set().union(*(_words(value) for value in node)) if len(node) else set()
+    return {node} if isinstance(node, str) else set()

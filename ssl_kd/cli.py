@@ -1,0 +1,106 @@
+"""The command `ssl-kd`. Nothing heavy is imported before it is known to be needed."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+HELP = """ssl-kd: small networks that learn together, without labels
+
+  ssl-kd train                                              a DoGo pair on digits, about a minute
+  ssl-kd train method=simclr data=cifar10 peers=[resnet18]  one network alone
+  ssl-kd train method=dogo data=folder data.root=photos peers=[resnet18,mobilenetv3_small_100]
+  ssl-kd train run=runs/a                                   the same run= again continues it
+  ssl-kd train processes=2                                  on two processes of this machine
+  ssl-kd show method=dogo                                   a method's edges as a table
+  ssl-kd knn run=runs/a                                     nearest-neighbour accuracy of a run's checkpoint
+  ssl-kd linear run=runs/a                                  linear-probe accuracy of a run's checkpoint
+
+Options are key=value; configs/config.yaml lists them with their defaults.
+  method   {method}
+  data     {data}
+  recipe   {recipe}
+  optim    {optim}
+  peers    a list of backbones: resnet20, resnet32, resnet56, wrn-16-2, resnet18, resnet34, resnet50 or any
+      timm model
+  dry_run=true builds everything, runs one step and says what the run needs
+
+Exit codes: 0 done, 2 bad input (one sentence says what), 130 stopped by Ctrl-C with its state saved.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ssl-kd COMMAND key=value ...`; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(_main, words)
+
+
+def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
+    """Runs `work(words)`; bad input becomes one sentence on stderr and exit code 2."""
+    from ssl_kd.errors import InputError
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own functions, by `_target_`
+    try:
+        return work(words)
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"ssl-kd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    from ssl_kd.errors import InputError, nearest
+
+    if not words or words[0] in ("--help", "-h", "help") or "--help" in words:
+        from ssl_kd.config import GROUPS, choices
+
+        print(HELP.format(**{group: ", ".join(choices(group)) for group in GROUPS}), end="")
+        return 0
+    command, rest = words[0], words[1:]
+    if command == "train":
+        from ssl_kd.train import _main as train
+
+        return train(rest)
+    if command == "show":
+        from ssl_kd.config import compose
+        from ssl_kd.console import console
+        from ssl_kd.show import method_page
+
+        console().print(method_page(compose(rest)), soft_wrap=True)
+        return 0
+    if command in ("knn", "linear"):
+        return probe(command, rest)
+    if command == "--version":
+        from ssl_kd import __version__
+
+        print(__version__)
+        return 0
+    raise InputError(
+        f'there is no command "{command}"; {nearest(command, ["train", "show", "knn", "linear"])}'
+    )
+
+
+def probe(name: str, words: list[str]) -> int:
+    """One probe of a run: `run=FOLDER`, and any key of the config's `probe`."""
+    from ssl_kd.config import options
+    from ssl_kd.errors import InputError
+
+    given = options(words)
+    folder, device = given.pop("run", None), given.pop("device", "auto")
+    if folder is None:
+        raise InputError("run is needed; give it as run=runs/NAME")
+    allowed = ["knn", "temperature", "batch_size"]
+    for key in given:
+        if key not in allowed:
+            raise InputError(f'"{key}" is not an option; there are: run, device, {", ".join(allowed)}')
+    from ssl_kd.console import console, score_table
+    from ssl_kd.evaluate import evaluate_run
+    from ssl_kd.machine import pick_device, set_threads
+
+    set_threads(None)
+    result = evaluate_run(str(folder), name, given, pick_device(device))
+    console().print(score_table(result["peers"], result["baselines"]))
+    print(f"{folder}/eval/{name}.json")
+    return 0

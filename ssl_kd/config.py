@@ -1,0 +1,288 @@
+"""From `key=value` words to one checked config. No torch here, so that `show` and every refusal are quick."""
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_kd.errors import InputError, nearest
+
+GROUPS = ("method", "data", "recipe", "optim")
+PEER_KEYS = ("backbone", "heads", "views", "stages", "per_view", "frozen", "follow", "lr_scale")
+# Keys that may differ when a run is continued: where and how it runs, not what it computes.
+INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
+# Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
+_OPEN = ("peers", "peer", "terms", "presets")
+
+
+def config_folder() -> Path:
+    """The folder of configs: inside an installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files of a config group: ours and those in `configs/` of the current folder."""
+    return sorted({file.stem for folder in _folders() for file in (folder / group).glob("*.yaml")})
+
+
+def compose(words: Sequence[str]) -> DictConfig:
+    """The config that `words` ask for: defaults, then what suits the data, the preset, and the words in
+    their order.
+
+    Peers are expanded from the method's template, "all" in a term into the names of the learning peers.
+    `${steps}` and `${classes}` stay open until the data is read. Raises InputError.
+    """
+    picked, assigned = _split(words)
+    config = _hydra(picked)
+    suits = config.data.pop("suits", None) or {}
+    for key in ("epochs", "batch_size"):
+        if key in suits:
+            config[key] = suits[key]
+    for key, value in (suits.get("recipe") or {}).items():
+        if key in config.recipe:
+            config.recipe[key] = value
+    presets = config.pop("presets")
+    preset = next((value for key, value in reversed(assigned) if key == "preset"), config.preset)
+    if preset is not None:
+        if preset not in presets:
+            raise InputError(
+                f'the method {config.method} has no preset "{preset}"; {nearest(str(preset), list(presets))}'
+            )
+        _overlay(config, presets[preset])
+    later = [item for item in assigned if item[0].startswith(("peers.", "~peers."))]
+    for key, value in (item for item in assigned if item not in later):
+        _assign(config, key, value)
+    template = config.pop("peer")
+    config.peers = _peers(config.peers, template, bool(config.separate_views))
+    for key, value in later:
+        _assign(config, key, value)
+    _finish(config)
+    return config
+
+
+def options(words: Sequence[str]) -> dict[str, Any]:
+    """The `key=value` words of a command that has no config of its own."""
+    return dict(_split(words)[1])
+
+
+def run_name(config: DictConfig) -> str:
+    """A folder name that the same options always get, and others do not."""
+    text = OmegaConf.to_yaml(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key not in INCIDENTAL]), sort_keys=True
+    )
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"runs/{config.method}-{config.data.name}-{config.seed}-{digest}"
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """`key: old there, new here` for every option that changes what a run computes."""
+    a, b = (dict(_flat(config)) for config in (old, new))
+    keys = [key for key in {**a, **b} if key.split(".")[0] not in INCIDENTAL and a.get(key) != b.get(key)]
+    return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
+
+
+def learners(peers: DictConfig) -> list[str]:
+    """Names of the peers that learn by gradient."""
+    return [str(name) for name, peer in peers.items() if not peer.get("frozen") and not peer.get("follow")]
+
+
+def _folders() -> list[Path]:
+    own, users = config_folder(), Path.cwd() / "configs"
+    return [own] if not users.is_dir() or users.resolve() == own.resolve() else [own, users]
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Choices of groups (for hydra) and assignments (ours: `+` changes nothing, `~key` deletes)."""
+    picked, assigned = [], []
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.lstrip("+").lstrip("-") if equals else key
+        if word.startswith("~"):
+            assigned.append((word, None))
+        elif not equals:
+            raise InputError(f'"{word}" is not an option; options are written key=value, as in epochs=10')
+        elif key in GROUPS:
+            if text not in choices(key):
+                raise InputError(f'there is no {key} "{text}"; {nearest(text, choices(key))}')
+            picked.append(f"{key}={text}")
+        else:
+            assigned.append((key, _value(key, text)))
+    return picked, assigned
+
+
+def _value(key: str, text: str) -> Any:
+    """What hydra reads, or else what YAML reads (for quoted keys, as in {"a<-b": 1})."""
+    try:
+        value = OverridesParser.create().parse_override(f"x={text}").value()
+        return OmegaConf.to_container(OmegaConf.create({"x": value}))["x"]
+    except (HydraException, OmegaConfBaseException):
+        pass
+    try:
+        return OmegaConf.to_container(OmegaConf.create(f"x: {text}"))["x"]
+    except Exception as error:  # every YAML error, whatever its class
+        raise InputError(f'{key}: "{text}" cannot be read; lists are [a,b] and mappings {{a: 1}}') from error
+
+
+def _hydra(picked: Sequence[str]) -> DictConfig:
+    folders = _folders()
+    search = (
+        [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[1:])}]"]
+        if folders[1:]
+        else []
+    )
+    try:
+        with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
+            full = hydra_compose("config", overrides=[*picked, *search], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"the config files do not fit together: {' '.join(str(error).split())}") from error
+    chosen = full.hydra.runtime.choices
+    config = OmegaConf.create({key: full._get_node(key) for key in full if key != "hydra"})
+    config.method = chosen.method
+    return config
+
+
+def _overlay(base: DictConfig, new: DictConfig) -> None:
+    """Merges `new` into `base`; a node with another `_target_` replaces the old one, whose options mean
+    nothing to it."""
+    for key in new:
+        value = new._get_node(key)
+        old: Any = base._get_node(key) if key in base else None
+        mergeable = isinstance(value, DictConfig) and isinstance(old, DictConfig)
+        if mergeable and value.get("_target_", old.get("_target_")) == old.get("_target_"):
+            _overlay(old, value)
+        else:
+            base[key] = value
+
+
+def _assign(config: DictConfig, key: str, value: Any) -> None:
+    delete, key = key.startswith("~"), key.lstrip("~")
+    parts = key.split(".")
+    node: Any = config
+    for depth, part in enumerate(parts[:-1]):
+        _known(node, part, parts[:depth])
+        if node[part] is None or (node[part] == {} and parts[0] in _OPEN):
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, DictConfig):
+            raise InputError(f'"{".".join(parts[: depth + 1])}" is {node}, not a group of options')
+    _known(node, parts[-1], parts[:-1])
+    if delete:
+        node.pop(parts[-1], None)
+        return
+    old = node.get(parts[-1]) if not OmegaConf.is_missing(node, parts[-1]) else None
+    node[parts[-1]] = _typed(key, old, value)
+
+
+def _known(node: DictConfig, part: str, parents: list[str]) -> None:
+    """Refuses a key that does not exist, unless a constructor or a name chosen by the user may be meant."""
+    inside_open = bool(parents) and parents[0] in _OPEN
+    if part in node or "_target_" in node or inside_open and parents != ["peers"]:
+        return
+    where = ".".join(parents)
+    if parents == ["peers"]:
+        raise InputError(f'there is no peer "{part}"; {nearest(part, [str(k) for k in node])}')
+    hint = _suggest(part, [str(k) for k in node], where)
+    raise InputError(f'"{".".join([*parents, part])}" is not an option; {hint}')
+
+
+def _suggest(part: str, known: list[str], where: str) -> str:
+    match = difflib.get_close_matches(part, known, n=1, cutoff=0.5)
+    return (
+        f'did you mean "{where + "." if where else ""}{match[0]}"?'
+        if match
+        else f"there are: {', '.join(known)}"
+    )
+
+
+def _typed(key: str, old: Any, value: Any) -> Any:
+    """`value`, if it is of the kind that stands there now."""
+    if isinstance(old, bool):
+        right, kind = isinstance(value, bool), "true or false"
+    elif isinstance(old, int):
+        right, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    elif isinstance(old, float):
+        right, kind = isinstance(value, int | float | dict) and not isinstance(value, bool), "a number"
+    elif isinstance(old, DictConfig):
+        right, kind = (
+            isinstance(value, dict | list | int | float | str) or value is None,
+            "a group of options",
+        )
+    else:
+        return value
+    if not right:
+        raise InputError(f'{key} must be {kind}, and "{value}" is not')
+    return value
+
+
+def _peers(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
+    """name -> full description, from a list of backbones or a mapping of names to backbones or options."""
+    if isinstance(peers, str):
+        peers = [peers]
+    if isinstance(peers, ListConfig | list):
+        names = [str(name) for name in peers]
+        peers = {_numbered(names, i): {"backbone": name} for i, name in enumerate(names)}
+    if not peers:
+        raise InputError("peers is empty; name at least one backbone, as in peers=[resnet20,resnet20]")
+    full = {}
+    for name, own in dict(peers).items():
+        own = OmegaConf.create({"backbone": own} if isinstance(own, str) else own)
+        peer = OmegaConf.create({} if "_target_" in own else OmegaConf.to_container(template))
+        if isinstance(own.get("backbone"), str):
+            own.backbone = {"_target_": "ssl_kd.backbones.create", "name": own.backbone}
+        elif "backbone" in own and "_target_" not in own.backbone:
+            own.backbone["_target_"] = "ssl_kd.backbones.create"
+        _overlay(peer, own)
+        if separate and "_target_" not in own:
+            peer.views = f"views_{name}"
+        full[str(name)] = peer
+    return OmegaConf.create(full)
+
+
+def _numbered(names: list[str], i: int) -> str:
+    """A peer's name from its backbone's; equal ones are counted."""
+    clean = names[i].replace("/", "_").replace(".", "_")
+    return f"{clean}_{names[: i + 1].count(names[i])}" if names.count(names[i]) > 1 else clean
+
+
+def _finish(config: DictConfig) -> None:
+    """Checks peers, and writes the names of the learning peers where a term says "all"."""
+    for name, peer in config.peers.items():
+        if "_target_" in peer:
+            continue
+        for key in peer:
+            if key not in PEER_KEYS:
+                raise InputError(
+                    f'"peers.{name}.{key}" is not an option; {nearest(str(key), list(PEER_KEYS))}'
+                )
+        if "backbone" not in peer:
+            raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
+        if isinstance(peer.backbone, str):
+            peer.backbone = {"_target_": "ssl_kd.backbones.create", "name": peer.backbone}
+    for term in config.terms.values():
+        if "peers" in term and term.peers == "all":
+            term.peers = learners(config.peers)
+    if config.separate_views:
+        config.recipe.streams = list(config.peers)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise InputError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    for key in ("path", "root"):  # a run is evaluated from any folder
+        if isinstance(config.data.get(key), str):
+            config.data[key] = str(Path(config.data[key]).expanduser().absolute())
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            yield from _flat(node[key], f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, OmegaConf.to_container(node) if isinstance(node, ListConfig) else node

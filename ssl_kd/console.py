@@ -1,0 +1,108 @@
+"""What a person sees: a progress bar on a terminal, a few plain lines in a pipe, a table at the end."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_LINES = 10  # of progress, where there is no terminal
+
+
+def console() -> Console:
+    """Standard output; wide enough for a table where it is a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+
+
+class Meter:
+    """Progress of a run: a bar on a terminal, at most PLAIN_LINES lines elsewhere, nothing where `shown` is
+    false."""
+
+    def __init__(self, steps: int, start: int, shown: bool = True) -> None:
+        self.steps, self.start, self.shown = steps, start, shown
+        self.out = console()
+        self.began = time.monotonic()
+        self.note = ""
+        self.bar: Progress | None = None
+        if shown and self.out.is_terminal and start < steps:
+            self.bar = Progress(
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=self.out,
+            )
+            self.task = self.bar.add_task("", total=steps, completed=start)
+            self.bar.start()
+
+    def due(self, step: int) -> bool:
+        """Whether a plain line is to be printed at this step."""
+        share = max(1, (self.steps - self.start) // PLAIN_LINES)
+        return self.shown and self.bar is None and ((step - self.start) % share == 0 or step == self.steps)
+
+    def tick(self, step: int) -> None:
+        """Moves the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def report(self, step: int, terms: Mapping[str, float], rate: float) -> None:
+        """Shows the terms (raw) and images per second."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+        text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
+        if self.bar is not None:
+            self.bar.update(self.task, description=text, completed=step)
+        elif self.due(step):
+            done = max(1, step - self.start)
+            left = (time.monotonic() - self.began) / done * (self.steps - step)
+            self.out.print(f"step {step}/{self.steps}  {text}  {left:.0f} s left", soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def score_table(peers: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table:
+    """One row per peer and baseline; accuracies on the test split, in per cent."""
+    first: Mapping[str, Any] = next(iter(peers.values()), {})
+    ks = list(first.get("knn", {}))
+    table = Table(title="accuracy on the test split, %", title_justify="left")
+    table.add_column("network")
+    table.add_column("parameters", justify="right")
+    for head in [*(f"kNN {k}" for k in ks), *(["linear"] if "linear" in first else [])]:
+        table.add_column(head, justify="right")
+
+    def row(name: str, scores: Mapping[str, Any], size: str, style: str | None = None) -> None:
+        cells = [scores.get("knn", {}).get(k) for k in ks] + (
+            [scores.get("linear")] if "linear" in first else []
+        )
+        table.add_row(name, size, *("" if c is None else f"{100 * c:.1f}" for c in cells), style=style)
+
+    for name, scores in peers.items():
+        row(name, scores, f"{scores['parameters']:,}" if "parameters" in scores else "")
+    for name, scores in (baselines or {}).get("untrained", {}).items():
+        row(f"{name}, untrained", scores, "", "dim")
+    if (baselines or {}).get("pixels"):
+        row("raw pixels", baselines["pixels"], "", "dim")
+    return table
+
+
+def deploy(peers: Mapping[str, Any]) -> str:
+    """Which peer to use. Chosen on the held-out tenth of the train split: the test split selects nothing."""
+    judged = {name: scores for name, scores in peers.items() if scores.get("linear_held_out") is not None}
+    if not judged:
+        name = min(peers, key=lambda name: peers[name]["parameters"])
+        return f"deploy {name}, the smallest: without a linear probe nothing else tells the peers apart"
+    best = max(scores["linear_held_out"] for scores in judged.values())
+    equal = [name for name, scores in judged.items() if scores["linear_held_out"] == best]
+    name = min(equal, key=lambda name: judged[name]["parameters"])
+    return (
+        f"deploy {name}: best linear probe on a held-out tenth of the train split "
+        f"({100 * best:.1f} %), {judged[name]['parameters']:,} parameters"
+    )

@@ -1,0 +1,153 @@
+"""What is read from disk: the arrays of an .npz file, and image files in folders."""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssl_kd.errors import InputError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+Part = tuple[np.ndarray, np.ndarray | None]  # images uint8 (N, C, H, W), labels int64 (N,)
+
+
+def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...]]:
+    """The train part, the test part (or None) and the class names of an .npz file; it never unpickles.
+
+    Keys: train_images (N, H, W) or (N, H, W, C), uint8; optional train_labels (N,) or (N, 1), integers, -1
+    for none; test_images, test_labels; class_names (K,). Other keys are not read. Raises InputError.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    with ExitStack() as opened:
+        try:  # given a path, numpy would leave a damaged file open
+            archive = np.load(opened.enter_context(path.open("rb")), allow_pickle=False)
+        except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
+            raise InputError(f"{path} is not a readable .npz file ({first_line(error)})") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path} is a single array, not an .npz file with train_images")
+        opened.enter_context(archive)
+        train = _part(archive, path, "train")
+        test = _part(archive, path, "test") if "test_images" in archive else None
+        names = _array(archive, path, "class_names") if "class_names" in archive else None
+    if test and test[0].shape[1:] != train[0].shape[1:]:
+        shapes = f"test_images are {test[0].shape[1:]} but train_images are {train[0].shape[1:]}"
+        raise InputError(f"{path}: {shapes} (channels, height, width)")
+    parts = {"train_labels": train[1], "test_labels": test[1] if test else None}
+    if names is not None:
+        if names.ndim != 1 or names.dtype.kind not in "US":
+            raise InputError(f"{path}: class_names must be (K,) strings, not {names.dtype} {names.shape}")
+        classes = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)
+    else:
+        known = next((labels for labels in parts.values() if labels is not None), None)
+        classes = tuple(map(str, range(known.max() + 1))) if known is not None else ()
+    for key, labels in parts.items():
+        if labels is not None and not -1 <= labels.min() <= labels.max() < len(classes):
+            worst = labels.min() if labels.min() < -1 else labels.max()
+            raise InputError(f"{path}: {key} holds {worst}, which is none of the {len(classes)} classes")
+    return train, test, classes
+
+
+def _part(archive: np.lib.npyio.NpzFile, path: Path, part: str) -> Part:
+    images = _array(archive, path, f"{part}_images")
+    if images.dtype != np.uint8:
+        raise InputError(f"{path}: {part}_images must be uint8, not {images.dtype}")
+    if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise InputError(f"{path}: {part}_images must be (N, H, W) or (N, H, W, 1 or 3), not {images.shape}")
+    images = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if f"{part}_labels" not in archive:
+        return images, None
+    labels = _array(archive, path, f"{part}_labels")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: {part}_labels must be integers, not {labels.dtype}")
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        needed = f"{len(images)} {part}_images need as many {part}_labels"
+        raise InputError(f"{path}: {needed}, not {labels.shape}")
+    return images, labels.reshape(-1).astype(np.int64)
+
+
+def _array(archive: np.lib.npyio.NpzFile, path: Path, key: str) -> np.ndarray:
+    if key not in archive:
+        raise InputError(f"{path} has no {key}; it holds {', '.join(archive.files) or 'nothing'}")
+    try:
+        return archive[key]
+    except Exception as error:  # an object array, a truncated member, a broken header: all unreadable to us
+        raise InputError(f"{path}: {key} cannot be read ({first_line(error)})") from error
+
+
+def image_files(root: Path) -> list[Path]:
+    """Every image file below `root`, sorted; linked folders are followed, each real folder once."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}")
+    found: list[Path] = []
+    seen = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        images = (n for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
+        found += [Path(place, n) for n in images]
+    if not found:
+        raise InputError(f"there is no image in {root}; accepted are {' '.join(EXTENSIONS)}")
+    return sorted(found)
+
+
+def class_names(root: Path, files: Iterable[Path]) -> list[str]:
+    """The first-level folder of each file; [] when all lie flat."""
+    below = [file.relative_to(root).parts for file in files]
+    if len({len(parts) > 1 for parts in below}) == 2:
+        both = f"{root} holds images both beside its sub-folders and in them"
+        raise InputError(f'{both}; labels="none" takes them all')
+    return [parts[0] for parts in below] if len(below[0]) > 1 else []
+
+
+def class_index(names: list[str], classes: tuple[str, ...]) -> np.ndarray | None:
+    """int64 (N,): the position of each name, None where there are no names or no classes."""
+    position = {name: i for i, name in enumerate(classes)}
+    return np.array([position[name] for name in names], dtype=np.int64) if names and classes else None
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """An image file as uint8 (3, size, size): its central square, resized (bilinear, antialiased), RGB."""
+    try:
+        with Image.open(path) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:  # Pillow only warns up to twice that
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
+            edge = min(image.size)
+            left, top = (image.width - edge) // 2, (image.height - edge) // 2
+            square = _rgb(image.crop((left, top, left + edge, top + edge)))
+    except Exception as error:  # besides OSError, Pillow's decoders let many other types through
+        raise InputError(f"{path} cannot be decoded ({first_line(error)})") from error
+    if edge != size:
+        square = square.resize((size, size), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("it holds floating-point pixels")
+    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:  # Pillow wants this way round
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def data_root(root: str | Path | None) -> Path:
+    """Where data sets lie: `root`, or $SSL_KD_DATA, or ~/.cache/ssl_kd/data."""
+    return Path(root or os.environ.get("SSL_KD_DATA") or Path.home() / ".cache/ssl_kd/data").expanduser()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, fit for brackets in one sentence."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__

@@ -1,0 +1,139 @@
+"""What several processes need so that they equal one: a gather with gradient, and batch norm over all of
+them."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def world() -> int:
+    """Number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over processes. Every process's loss reads every row, so a row's gradient is the sum
+    over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.size = dim, local.shape[dim]
+        local = local.contiguous()
+        parts = [torch.empty_like(local) for _ in range(world())]
+        dist.all_gather(parts, local)
+        return torch.cat(parts, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.narrow(ctx.dim, rank() * ctx.size, ctx.size), None
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes, with gradient: every process's loss reads the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def gather(local: Tensor, dim: int = 0) -> Tensor:
+    """The rows of all processes along `dim`, in the order of their ranks, with gradient. Equal shapes
+    everywhere."""
+    return local if world() == 1 else _Gather.apply(local, dim)
+
+
+def all_sum(local: Tensor) -> Tensor:
+    """The sum over processes, with gradient."""
+    return local if world() == 1 else _Sum.apply(local)
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch norm whose statistics are over the rows of all processes, on any device (torch's SyncBatchNorm
+    refuses the CPU).
+
+    Parameters, buffers and their names are those of the layer it replaces, so a checkpoint fits any number
+    of processes.
+    drop, act: what timm's fused BatchNormAct layers do after normalising.
+    """
+
+    drop: nn.Module
+    act: nn.Module
+
+    @classmethod
+    def of(cls, layer: _BatchNorm) -> "GlobalBatchNorm":
+        """The same layer, over processes: it shares the parameters and buffers of `layer`."""
+        new = cls(layer.num_features, layer.eps, layer.momentum, affine=False, track_running_stats=False)
+        new.affine, new.track_running_stats = layer.affine, layer.track_running_stats
+        new._parameters.update(layer._parameters)
+        new._buffers.update(layer._buffers)
+        new.drop, new.act = getattr(layer, "drop", nn.Identity()), getattr(layer, "act", nn.Identity())
+        return new.train(layer.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training and self.running_mean is not None:
+            out = F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+            return self.act(self.drop(out))
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        dims = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = x.numel() // x.shape[1] * world()  # equal shapes on every process
+        mean = all_sum(x.sum(dims)) / count
+        centred = x - mean.view(shape)
+        variance = all_sum(centred.square().sum(dims)) / count
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            out = out * self.weight.view(shape)
+        if self.bias is not None:
+            out = out + self.bias.view(shape)
+        if self.track_running_stats:
+            self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
+        return self.act(self.drop(out.to(input.dtype)))
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        )
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def global_batch_norm(module: nn.Module) -> nn.Module:
+    """Replaces every batch norm inside `module`, in place, by one over all processes; returns `module` (or
+    its replacement)."""
+    if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm | GlobalBatchNorm):
+        return GlobalBatchNorm.of(module)
+    for name, child in module.named_children():
+        new = global_batch_norm(child)
+        if new is not child:
+            setattr(module, name, new)
+    return module

@@ -1,0 +1,86 @@
+"""The usual peer: a backbone that sees views, and heads that read what it, or an earlier head, said."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, cat, nn, stack
+
+from ssl_kd.cohort import Batch, Outputs
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head and what it reads: "embedding", a stage of the backbone, or an earlier head."""
+
+    module: nn.Module
+    reads: str = "embedding"
+
+
+class Encoder(nn.Module):
+    """Backbone and heads over the views of a batch.
+
+    backbone: images (N, C, H, W) -> embedding (N, D). For stages it has `forward_stages(images, names)`
+        too, which
+        returns the embedding and a dict of maps (N, C', H', W').
+    heads: name -> module (reads the embedding) or Head; run in order.
+    views: the batch entries to see, each (V, B, C, H, W) and one forward; their outputs are joined along
+        the views.
+    stages: hidden stages to give out beside those that a head reads.
+    per_view: every view is a forward of its own, with its own batch statistics, instead of one over all V *
+        B rows.
+
+    Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: Mapping[str, nn.Module | Head],
+        *,
+        views: str | Sequence[str] = "views",
+        stages: Sequence[str] = (),
+        per_view: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        plain = {name: head if isinstance(head, Head) else Head(head) for name, head in heads.items()}
+        self.heads = nn.ModuleDict({name: head.module for name, head in plain.items()})
+        self.reads = {name: head.reads for name, head in plain.items()}
+        self.views = (views,) if isinstance(views, str) else tuple(views)
+        read = [reads for reads in self.reads.values() if reads != "embedding" and reads not in self.heads]
+        self.stages = tuple(dict.fromkeys([*stages, *read]))
+        self.per_view = per_view
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        return ("embedding", *self.stages, *self.heads)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> embedding (N, D): what the probes and a deployed network use."""
+        return self.backbone(images)
+
+    def forward(self, batch: Batch, seen: Mapping[str, Outputs] | None = None) -> Outputs:
+        parts = [self._views(batch[key]) for key in self.views]
+        return (
+            parts[0] if len(parts) == 1 else {name: cat([part[name] for part in parts]) for name in parts[0]}
+        )
+
+    def _views(self, views: Tensor) -> Outputs:  # (V, B, ...)
+        if self.per_view:
+            each = [self._rows(view) for view in views]
+            return {name: stack([part[name] for part in each]) for name in each[0]}
+        rows = self._rows(views.flatten(0, 1))
+        return {name: value.unflatten(0, views.shape[:2]) for name, value in rows.items()}
+
+    def _rows(self, images: Tensor) -> Outputs:  # (N, ...)
+        said = self._backbone(images, self.stages)
+        for name, head in self.heads.items():
+            said[name] = head(said[self.reads[name]])
+        return said
+
+    def _backbone(self, images: Tensor, stages: Collection[str]) -> Outputs:
+        if not stages:
+            return {"embedding": self.backbone(images)}
+        embedding, maps = self.backbone.forward_stages(images, stages)  # type: ignore[operator]
+        return {"embedding": embedding, **maps}

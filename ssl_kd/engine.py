@@ -1,0 +1,148 @@
+"""One step of a cohort, and the loop that calls it. Nothing here knows what the peers look at."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssl_kd.cohort import Batch, Cohort, Outputs
+from ssl_kd.distributed import world
+from ssl_kd.schedules import Weight, at
+
+Term = Callable[[Mapping[str, Outputs], Batch, int], dict[str, tuple[Tensor, float]]]
+Watcher = Callable[[int, "Result"], None]
+
+NON_FINITE_CHECK = (
+    20  # steps between two looks at the losses on an accelerator, where each look waits for the device
+)
+
+
+class NonFinite(RuntimeError):
+    """A term became infinite or not a number. The step and the term (with its peer) are in the message."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a step did. terms: name -> (raw scalar, weight), means over the accumulated batches; outputs:
+    per batch, detached."""
+
+    loss: Tensor
+    terms: dict[str, tuple[Tensor, float]]
+    outputs: list[dict[str, Outputs]]
+
+
+def step(
+    cohort: nn.Module,
+    terms: Sequence[Term],
+    batch: Batch | list[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    index: int,
+    known: Mapping[str, Outputs] | list[Mapping[str, Outputs]] | None = None,
+    clip: float | None = None,
+) -> Result:
+    """One optimiser step: forward, terms, one backward over all peers, update, followers.
+
+    batch: one, or a list whose gradients are averaged into the one step (accumulation).
+    known: outputs of peers that need not run; a list where `batch` is one.
+    clip: largest gradient norm of each peer.
+    """
+    module: Cohort = accelerator.unwrap_model(cohort, keep_fp32_wrapper=True)
+    parts = batch if isinstance(batch, list) else [batch]
+    knowns = known if isinstance(known, list) else [known] * len(parts)
+    scalars: dict[str, list[tuple[Tensor, float]]] = {}
+    outputs, losses = [], []
+    for number, (part, given) in enumerate(zip(parts, knowns, strict=True)):
+        module.begin(index, number)
+        with nullcontext() if number == len(parts) - 1 else accelerator.no_sync(cohort):
+            said = cohort({**part, "step": torch.tensor(index)}, given)
+            own = _scalars(terms, said, part, index)
+            loss = torch.stack([raw * weight for raw, weight in own.values()]).sum() / len(parts)
+            accelerator.backward(loss)
+        for key, (raw, weight) in own.items():
+            scalars.setdefault(key, []).append((raw.detach(), weight))
+        losses.append(loss.detach())
+        outputs.append({name: _detached(values) for name, values in said.items()})
+    if clip is not None:
+        for name in module.trainable:
+            accelerator.clip_grad_norm_(module.peers[name].parameters(), clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    module.advance(outputs, index)
+    means = {key: (torch.stack([raw for raw, _ in all_]).mean(), all_[0][1]) for key, all_ in scalars.items()}
+    return Result(torch.stack(losses).sum(), means, outputs)
+
+
+def fit(
+    cohort: nn.Module,
+    terms: Sequence[Term],
+    batches: Callable[[int], Iterator[Batch | list[Batch]]],
+    optimizers: Sequence[Optimizer],
+    rates: Sequence[Weight],
+    accelerator: Accelerator,
+    *,
+    steps: int,
+    start: int = 0,
+    watchers: Sequence[Watcher] = (),
+    clip: float | None = None,
+) -> None:
+    """Optimiser steps `start` to `steps`.
+
+    batches(k): the batches from step k on, this process's share of each.
+    rates: learning rate of each optimiser; a parameter group's own "lr_scale" multiplies it.
+    watchers: called as `watcher(steps done, result)` after every step; they may stop the loop by raising.
+    Raises NonFinite when a loss is not finite: after that step on a CPU, within NON_FINITE_CHECK steps
+    elsewhere.
+    """
+    cohort.train()
+    stream = batches(start)
+    pending: list[tuple[int, Result]] = []
+    every = 1 if accelerator.device.type == "cpu" else NON_FINITE_CHECK
+    for index in range(start, steps):
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = at(rate, index) * group.get("lr_scale", 1.0)
+        result = step(cohort, terms, next(stream), optimizers, accelerator, index, clip=clip)
+        pending.append((index, Result(result.loss, result.terms, [])))
+        if len(pending) >= every or index == steps - 1:
+            _check_finite(pending)
+            pending.clear()
+        for watcher in watchers:
+            watcher(index + 1, result)
+
+
+def _scalars(
+    terms: Sequence[Term], outputs: Mapping[str, Outputs], batch: Batch, index: int
+) -> dict[str, tuple[Tensor, float]]:
+    scalars: dict[str, tuple[Tensor, float]] = {}
+    for term in terms:
+        for key, value in term(outputs, batch, index).items():
+            if key in scalars:
+                raise ValueError(f'two terms are called "{key}"')
+            scalars[key] = value
+    return scalars
+
+
+def _detached(values: Mapping[str, Any]) -> Outputs:
+    return {key: value.detach() if isinstance(value, Tensor) else value for key, value in values.items()}
+
+
+def _check_finite(pending: Sequence[tuple[int, Result]]) -> None:
+    bad = ~torch.isfinite(torch.stack([result.loss for _, result in pending])).all()
+    if world() > 1:  # all processes stop together, whoever met it
+        count = bad.to(torch.int32)
+        torch.distributed.all_reduce(count)
+        bad = count > 0
+    if not bad:
+        return
+    for index, result in pending:
+        for key, (raw, _) in result.terms.items():
+            if not torch.isfinite(raw):
+                raise NonFinite(f'step {index + 1}: the term "{key}" is {float(raw)}')
+    raise NonFinite(f"step {pending[-1][0] + 1}: a loss is not finite on another process")

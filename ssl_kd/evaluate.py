@@ -1,0 +1,105 @@
+"""Scores of a cohort: the same numbers during training, at its end, and from a checkpoint in a fresh
+process."""
+
+from collections.abc import Callable, Collection
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from ssl_kd.build import build_cohort, read_data
+from ssl_kd.cohort import Cohort
+from ssl_kd.data import Data, Plain, in_order
+from ssl_kd.errors import InputError
+from ssl_kd.probes import Features, embed, knn, linear, pixels
+from ssl_kd.run import Run
+
+PROBES = ("knn", "linear")
+
+
+class Evaluator:
+    """The probes of one config over one data set.
+
+    data: with labels and a test split, or every score is empty and `missing` says why.
+    """
+
+    def __init__(self, config: DictConfig, data: Data, device: torch.device | str = "cpu") -> None:
+        self.config, self.data, self.device = config, data, device
+        self.plain = Plain(config.data.size)
+        self.missing = _missing(config, data)
+
+    def cohort(self, cohort: Cohort, probes: Collection[str] = PROBES) -> dict[str, dict[str, Any]]:
+        """Per peer that embeds images: {"knn": {k: accuracy}, "linear": accuracy, ...}."""
+        return {
+            name: self._score(self._features(cast(Any, peer).embed), probes)
+            for name, peer in cohort.peers.items()
+            if hasattr(peer, "embed")
+        }
+
+    def baselines(self, probes: Collection[str] = PROBES) -> dict[str, Any]:
+        """The same for raw pixels at 32 x 32, and for the networks as they were before training."""
+        untrained = build_cohort(self.config, self.data.train.shape).to(self.device)
+        return {"pixels": self._score(self._pixels(), probes), "untrained": self.cohort(untrained, probes)}
+
+    def _score(self, features: Features, probes: Collection[str]) -> dict[str, Any]:
+        scores: dict[str, Any] = {}
+        if "knn" in probes:
+            found = knn(features, tuple(self.config.probe.knn), self.config.probe.temperature)
+            scores["knn"] = {str(k): accuracy for k, accuracy in found.items()}
+        if "linear" in probes:
+            result = linear(features)
+            scores |= {
+                "linear": result.accuracy,
+                "linear_held_out": result.held_out,
+                "linear_penalty": result.penalty,
+            }
+        return scores
+
+    def _features(self, network: Callable[[Tensor], Tensor]) -> Features:
+        size = self.config.probe.batch_size
+        train = embed(network, in_order(self.data.train, size), self.plain, self.device)
+        test = embed(network, in_order(self.data.test, size), self.plain, self.device)  # type: ignore[arg-type]
+        return Features(*train, *test, classes=len(self.data.train.classes))
+
+    def _pixels(self) -> Features:
+        size = self.config.probe.batch_size
+        train, test = pixels(in_order(self.data.train, size)), pixels(in_order(self.data.test, size))  # type: ignore[arg-type]
+        return Features(*train, *test, classes=len(self.data.train.classes))
+
+
+def evaluate_run(folder: str, probe: str, changes: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Scores of a run from its checkpoint alone, written to eval/<probe>.json.
+
+    probe: one of PROBES. changes: options of the config's `probe` to use instead. Raises InputError.
+    """
+    run = Run(folder)
+    config = run.config()
+    config.probe.update(changes)
+    data = read_data(config)
+    evaluator = Evaluator(config, data, device)
+    if evaluator.missing:
+        raise InputError(evaluator.missing)
+    cohort = build_cohort(config, data.train.shape)
+    step = run.load(cohort)
+    result = {
+        "step": step,
+        "protocol": OmegaConf.to_container(config.probe),
+        "peers": evaluator.cohort(cohort.to(device), [probe]),
+        "baselines": evaluator.baselines([probe]),
+    }
+    run.write(f"eval/{probe}.json", result)
+    return result
+
+
+def parameters(peer: nn.Module) -> int:
+    """Parameters of what is deployed: the backbone, or all of a peer that has none."""
+    return sum(p.numel() for p in getattr(peer, "backbone", peer).parameters())
+
+
+def _missing(config: DictConfig, data: Data) -> str:
+    if data.train.labels is None:
+        return f'the probes need labels, and the data "{config.data.name}" has none'
+    if data.test is None or data.test.labels is None:
+        return f'the probes need a labelled test split, and the data "{config.data.name}" has none'
+    return ""

@@ -1,0 +1,62 @@
+"""Several processes on this machine, for `ssl-kd train processes=N`.
+
+torch's own launchers report a child's exit code as 1 and print its traceback twice; here the child's one
+sentence and
+its exit code are the command's.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launched() -> bool:
+    """Whether some launcher (accelerate, torchrun, this one) started this process."""
+    return any(name in os.environ for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
+
+
+def spawn(words: Sequence[str], processes: int) -> int:
+    """Runs `ssl-kd train words...` in `processes` processes; returns the worst exit code.
+
+    Ctrl-C reaches all of them from the terminal. When one fails, the others are ended.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"LOCAL_WORLD_SIZE": str(processes)}
+    shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes)))}
+    if not os.path.exists(
+        "/dev/nvidia0"
+    ):  # without this, accelerate would look for an accelerator's process group
+        shared["ACCELERATE_USE_CPU"] = "1"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ssl_kd.train", *words],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+    while True:
+        try:
+            return _wait(children)
+        except KeyboardInterrupt:
+            continue  # the children have it too; they save and end by themselves
+
+
+def _wait(children: Sequence[subprocess.Popen]) -> int:
+    while any(child.poll() is None for child in children):
+        if any(child.returncode not in (None, 0, 130) for child in children):
+            time.sleep(1.0)  # the others may be about to say why, too
+            for child in children:
+                child.terminate()
+        time.sleep(0.05)
+    return max(abs(child.returncode) for child in children)

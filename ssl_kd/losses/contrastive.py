@@ -1,0 +1,50 @@
+"""Losses between the views of one network."""
+
+import torch
+from torch import Tensor
+
+from ssl_kd import distributed
+from ssl_kd.errors import InputError
+from ssl_kd.losses.rows import unit
+
+
+def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale: float = 1.0) -> Tensor:
+    """Normalised-temperature cross-entropy: each row picks its other views out of all rows of the batch.
+
+    views: (V, B, D), V >= 2, any scale. With V > 2 the mean over a row's V - 1 partners.
+    gather: over several processes, this one's rows against the rows of all.
+    scale: 2 gives the authors' code, which adds the two directions.
+    Source: Chen et al. 2020 (SimCLR), eq. 1, mean over all V * B rows.
+    """
+    if views.dim() != 3 or len(views) < 2:
+        raise InputError(f"NT-Xent compares at least two views, (V, B, D); it got {tuple(views.shape)}")
+    count, size, _ = views.shape
+    own = unit(views)  # (V, B, D)
+    every = distributed.gather(own, dim=1) if gather else own  # (V, W * B, D)
+    offset = distributed.rank() * size if gather else 0
+    total = every.shape[1]
+    logits = own.flatten(0, 1) @ every.flatten(0, 1).T / temperature  # (V * B, V * W * B)
+    columns = (
+        torch.arange(count, device=views.device)[:, None] * total + offset
+    )  # (V, 1), of each view's first row
+    rows = torch.arange(size, device=views.device)
+    partners = (columns + rows).T.repeat(count, 1)  # (V * B, V): all views of the row's image
+    itself = torch.arange(count, device=views.device).repeat_interleave(size)[:, None]  # (V * B, 1)
+    logits = logits.scatter(1, partners.gather(1, itself), float("-inf"))
+    others = (itself + torch.arange(1, count, device=views.device)) % count  # (V * B, V - 1)
+    positives = logits.gather(1, partners.gather(1, others))
+    return scale * (logits.logsumexp(1) - positives.mean(1)).mean()
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """-cos(prediction of one view, target of another), mean over all ordered pairs of different views.
+
+    prediction, target: (V, B, D), V >= 2. The term that calls it detaches the target.
+    Source: Chen & He 2021 (SimSiam), eq. 2, which halves the sum of the two directions: the mean here.
+    BYOL's loss (Grill et al. 2020) is 2 + 2 * this.
+    """
+    p, z = unit(prediction), unit(target)
+    count = len(p)
+    return -torch.stack(
+        [(p[a] * z[b]).sum(-1).mean() for a in range(count) for b in range(count) if a != b]
+    ).mean()

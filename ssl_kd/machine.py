@@ -1,0 +1,51 @@
+"""What this machine offers: device, threads, precision."""
+
+import os
+
+import torch
+
+from ssl_kd.errors import InputError
+from ssl_kd.launch import cores, launched
+
+
+def set_threads(wanted: int | None) -> int:
+    """Sets torch's threads: `wanted`, else what the user's OMP_NUM_THREADS says, else cores / local
+    processes.
+
+    Launchers set OMP_NUM_THREADS=1 on their own, which would leave all cores but one idle; under them a 1
+    is not the
+    user's word.
+    """
+    said = os.environ.get("OMP_NUM_THREADS")
+    if wanted is None and said is not None and said.isdigit() and not (said == "1" and launched()):
+        return torch.get_num_threads()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(wanted or max(1, cores() // local))
+    return torch.get_num_threads()
+
+
+def pick_device(wanted: str) -> str:
+    """cpu, cuda or mps. Raises InputError for one that is not here."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if wanted not in present:
+        raise InputError(f'device is "{wanted}", but can be: auto, {", ".join(present)}')
+    if not present[wanted]:
+        raise InputError(f"device is {wanted}, but this machine has none that torch can use")
+    return wanted
+
+
+def pick_precision(wanted: str, device: str) -> str:
+    """float32 or bfloat16; auto takes bfloat16 where the processor multiplies in it."""
+    if wanted not in ("auto", "float32", "bfloat16"):
+        raise InputError(f'precision is "{wanted}", but can be: auto, float32, bfloat16')
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    fast = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
+    return "bfloat16" if device == "cpu" and fast else "float32"

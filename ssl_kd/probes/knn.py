@@ -1,0 +1,50 @@
+"""Weighted k-nearest-neighbour accuracy: what a representation knows before anything is trained on it."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ssl_kd.errors import InputError
+from ssl_kd.probes.features import Features, labelled
+
+QUERIES = 2048  # at once
+
+
+def knn(
+    features: Features, k: Sequence[int] = (1, 10, 20, 200), temperature: float = 0.07
+) -> dict[int, float]:
+    """The fraction of test rows whose class wins the vote of their k nearest train rows, for each k.
+
+    Rows are L2-normalised, a neighbour of cosine s votes with exp(s / temperature), the bank is the whole
+    labelled train split; a k larger than the bank means the whole bank. Equal votes go to the lowest class.
+    Raises InputError for unlabelled, one-class or non-finite features, for k < 1 and for a temperature <= 0.
+    Source: Wu et al. 2018 (instance discrimination), section 3.4; DINO's eval_knn.py has the same defaults.
+    """
+    if not k or min(k) < 1 or not temperature > 0:
+        raise InputError(f"knn needs k >= 1 and a temperature > 0, and was given {list(k)}, {temperature}.")
+    train, train_labels, test, test_labels = labelled(features, "knn")
+    faiss = _faiss()
+    bank = faiss.IndexFlatIP(train.shape[1])
+    bank.add(F.normalize(train.float()).numpy())
+    queries = F.normalize(test.float())
+    correct = dict.fromkeys(k, 0)
+    for start in range(0, len(queries), QUERIES):
+        found, index = bank.search(queries[start : start + QUERIES].numpy(), min(max(k), len(train)))
+        cosine = torch.from_numpy(found).double()  # (q, k), descending
+        votes = ((cosine - cosine[:, :1]) / temperature).exp()  # relative to the nearest: no overflow
+        voters = train_labels[torch.from_numpy(index)]  # (q, k)
+        for count in correct:
+            ballot = votes.new_zeros(len(votes), features.classes)
+            ballot.scatter_add_(1, voters[:, :count], votes[:, :count])
+            hits = ballot.argmax(1) == test_labels[start : start + QUERIES]
+            correct[count] += int(hits.sum())
+    return {count: hits / len(queries) for count, hits in correct.items()}
+
+
+def _faiss():
+    import faiss
+
+    # faiss has a thread pool of its own, which would take all cores whatever was set for torch.
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss

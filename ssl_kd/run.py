@@ -1,0 +1,206 @@
+"""The run folder: config, metrics, checkpoints. Plain text and safetensors; nothing in it is ever
+executed."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ssl_kd.cohort import Cohort
+from ssl_kd.config import differences
+from ssl_kd.engine import NonFinite
+from ssl_kd.errors import InputError
+
+_PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
+
+
+class Run:
+    """One run folder. `writes` is false on all processes but the first, which then only read."""
+
+    def __init__(self, folder: str | Path, writes: bool = True) -> None:
+        self.folder = Path(folder)
+        self.writes = writes
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest complete checkpoint. A save that was cut short leaves one of the other two names."""
+        for name in ("last", "new", "previous"):
+            if (self.folder / "checkpoints" / name / "state.json").is_file():
+                return self.folder / "checkpoints" / name
+        return None
+
+    def config(self) -> DictConfig:
+        """The resolved config that the run was made with."""
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            raise InputError(f"{self.folder} is not a run folder: it has no config.yaml")
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        return config
+
+    def start(self, config: DictConfig) -> None:
+        """Makes the folder for `config`, or checks that it is that of the same one. Raises InputError."""
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        if (self.folder / "config.yaml").exists():
+            odd = differences(self.config(), resolved)
+            if odd:
+                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+                raise InputError(
+                    f"{self.folder} belongs to another configuration ({'; '.join(odd[:3])}{more}); "
+                    "name another run="
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder} exists and is not a run folder; name another run=")
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / "config.yaml", OmegaConf.to_yaml(resolved))
+            self.write("environment.json", environment())
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """A JSON file in the folder, whole or not at all."""
+        if self.writes:
+            _write(self.folder / name, json.dumps(content, indent=2) + "\n")
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, or None."""
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def append(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        if self.writes:
+            with open(self.folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of metrics.jsonl that a continued run will write again."""
+        path = self.folder / "metrics.jsonl"
+        if self.writes and path.is_file():
+            whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            _write(path, "".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+
+    def save(self, cohort: Cohort, optimizers: Sequence[Optimizer], step: int) -> None:
+        """Writes the state after `step` optimiser steps; the one before stays until this one is whole.
+
+        Frozen peers are left out: they are made from the config again. Raises NonFinite rather than save a
+        broken state.
+        """
+        weights = {key: value for key, value in cohort.state_dict().items() if not _frozen(cohort, key)}
+        for key, value in weights.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise NonFinite(f'after step {step}: "{key}" is not finite')
+        if not self.writes:
+            return
+        parent = self.folder / "checkpoints"
+        new, last, previous = (parent / name for name in ("new", "last", "previous"))
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        save_file({key: _plain(value) for key, value in weights.items()}, new / "cohort.safetensors")
+        tensors, numbers = _optimizer_state(cohort, optimizers)
+        save_file(tensors, new / "optimizers.safetensors")
+        _write(
+            new / "state.json", json.dumps({"step": step, "optimizers": numbers})
+        )  # last: it says that all is there
+        shutil.rmtree(previous, ignore_errors=True)
+        if last.exists():
+            last.rename(previous)
+        new.rename(last)
+        shutil.rmtree(previous, ignore_errors=True)
+
+    def load(self, cohort: Cohort, optimizers: Sequence[Optimizer] = ()) -> int:
+        """Puts the newest checkpoint into `cohort` (and `optimizers`); returns its step. Raises
+        InputError."""
+        place = self.checkpoint
+        if place is None:
+            raise InputError(f"{self.folder} has no checkpoint")
+        weights = load_file(place / "cohort.safetensors")
+        wanted = {key for key in cohort.state_dict() if not _frozen(cohort, key)}
+        if wanted != set(weights):
+            odd = sorted(wanted ^ set(weights))[0]
+            raise InputError(f'{place} does not fit its config.yaml: "{odd}" is in one of them only')
+        cohort.load_state_dict(weights, strict=False)
+        state = json.loads((place / "state.json").read_text())
+        if optimizers:
+            tensors = load_file(place / "optimizers.safetensors")
+            _restore_optimizers(cohort, optimizers, tensors, state["optimizers"])
+        return state["step"]
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides the config."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "git": git.stdout.strip() or None,
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _frozen(cohort: Cohort, key: str) -> bool:
+    return key.split(".")[1] in cohort.frozen  # "peers.NAME..."
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A copy of its own memory, in the usual layout: safetensors refuses shared and strided ones."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _optimizer_state(
+    cohort: Cohort, optimizers: Sequence[Optimizer]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and numbers of the state, keyed "optimiser/parameter/entry"."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in cohort.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for i, optimizer in enumerate(optimizers):
+        for parameter, entries in optimizer.state.items():
+            for entry, value in entries.items():
+                key = f"{i}/{names[parameter]}/{entry}"
+                if isinstance(value, Tensor):
+                    tensors[key] = _plain(value)
+                else:
+                    numbers[key] = value
+    return tensors, numbers
+
+
+def _restore_optimizers(
+    cohort: Cohort, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    names = {name: parameter for name, parameter in cohort.named_parameters()}
+    for key, value in {**tensors, **numbers}.items():
+        number, name, entry = key.split("/")
+        parameter = names[name]
+        if isinstance(
+            value, Tensor
+        ):  # the layout of its parameter; a step counter stays where the optimiser keeps it
+            value = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        optimizers[int(number)].state[parameter][entry] = value

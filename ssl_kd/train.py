@@ -1,0 +1,31 @@
+"""Entry point: `accelerate launch ssl_kd/train.py key=value ...`, or `ssl-kd train`, which is the same."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+if not __package__:  # run as a script: its folder must not shadow other modules
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what `argv` describes; returns the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    from ssl_kd.cli import guarded
+
+    return guarded(_main, list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
+    from ssl_kd.config import compose
+    from ssl_kd.launch import launched, spawn
+
+    config = compose(words)
+    if config.processes and config.processes > 1 and not launched():
+        return spawn(words, config.processes)
+    from ssl_kd.training import train
+
+    return train(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What happens beside the steps: metrics, probes, checkpoints, Ctrl-C. Each is called as `watcher(steps
+done, result)`."""
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from ssl_kd.cohort import Cohort
+from ssl_kd.console import Meter
+from ssl_kd.distributed import world
+from ssl_kd.engine import Result
+from ssl_kd.run import Run
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+
+class Logger:
+    """metrics.jsonl, TensorBoard and the progress display, every `every` steps and at the last one."""
+
+    def __init__(
+        self, run: Run, meter: Meter, steps: int, per_epoch: int, batch_size: int, every: int
+    ) -> None:
+        self.run, self.meter, self.steps, self.per_epoch = run, meter, steps, per_epoch
+        self.batch_size, self.every = batch_size, every
+        self.board: Any = None
+        self.images_per_second: list[tuple[int, float]] = []  # steps, seconds
+        self._since: tuple[int, float] | None = None
+
+    def rate(self, optimizers: Sequence[Optimizer]) -> "Logger":
+        """Logs the learning rate of these."""
+        self.optimizers = optimizers
+        return self
+
+    def __call__(self, step: int, result: Result) -> None:
+        if self._since is None:  # the first step pays for warming up
+            self._since = (step, time.monotonic())
+        due = step % self.every == 0 or step == self.steps or step == 1
+        if not due and not self.meter.due(step):
+            self.meter.tick(step)
+            return
+        terms = {name: float(raw) for name, (raw, _) in result.terms.items()}
+        speed = self._speed(step)
+        self.meter.report(step, terms, speed)
+        if due and self.run.writes:
+            line = {
+                "step": step,
+                "epoch": step / self.per_epoch,
+                "loss": float(result.loss),
+                "terms": terms,
+                "weighted": {name: float(raw) * weight for name, (raw, weight) in result.terms.items()},
+                "rate": [group["lr"] for group in self.optimizers[0].param_groups][0],
+                "images_per_second": speed,
+            }
+            self.run.append(line)
+            self._tensorboard(step, line)
+
+    def resume_clock(self) -> None:
+        """Time spent on probes and checkpoints is not the steps'."""
+        if self._since is not None:
+            self._since = (self._since[0], time.monotonic())
+
+    @property
+    def mean_speed(self) -> float:
+        """Images per second over all measured steps."""
+        seconds = sum(s for _, s in self.images_per_second)
+        return sum(n for n, _ in self.images_per_second) * self.batch_size / seconds if seconds else 0.0
+
+    def _speed(self, step: int) -> float:
+        assert self._since is not None
+        before, began = self._since
+        now = time.monotonic()
+        if step > before:
+            self.images_per_second.append((step - before, now - began))
+        self._since = (step, now)
+        steps, seconds = self.images_per_second[-1] if self.images_per_second else (0, 0.0)
+        return steps * self.batch_size / seconds if seconds else 0.0
+
+    def _tensorboard(self, step: int, line: dict[str, Any]) -> None:
+        if self.board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step)
+        for name, value in line["terms"].items():
+            self.board.add_scalar(f"terms/{name}", value, step)
+        for name in ("loss", "rate", "images_per_second"):
+            self.board.add_scalar(name, line[name], step)
+
+    def scores(self, step: int, scores: dict[str, Any]) -> None:
+        """A line for probes made during training."""
+        self.run.append({"step": step, "epoch": step / self.per_epoch, "peers": scores})
+        if self.board is not None:
+            for peer, values in scores.items():
+                for k, accuracy in values.get("knn", {}).items():
+                    self.board.add_scalar(f"knn{k}/{peer}", accuracy, step)
+                if "linear" in values:
+                    self.board.add_scalar(f"linear/{peer}", values["linear"], step)
+
+    def close(self) -> None:
+        """Flushes what is pending."""
+        self.meter.close()
+        if self.board is not None:
+            self.board.close()
+
+
+class Prober:
+    """Scores every peer each `every` steps; the last ones are kept, with their step."""
+
+    def __init__(
+        self, cohort: Cohort, score: Callable[[Cohort], dict[str, Any]], logger: Logger, every: int
+    ) -> None:
+        self.cohort, self.score, self.logger, self.every = cohort, score, logger, every
+        self.last: tuple[int, dict[str, Any]] | None = None
+
+    def __call__(self, step: int, result: Result) -> None:
+        if not self.every or step % self.every or not self.logger.run.writes:
+            return
+        self.last = (step, self.score(self.cohort))
+        self.logger.scores(step, self.last[1])
+        shown = [
+            f"{name} {100 * list(s['knn'].values())[-1]:.1f}"
+            for name, s in self.last[1].items()
+            if "knn" in s
+        ]
+        self.logger.meter.note = f"kNN {', '.join(shown)} %" if shown else ""
+        self.logger.resume_clock()
+
+
+class Saver:
+    """A checkpoint every `every` steps and at the last; and one before stopping, when asked to stop.
+
+    With several processes all of them stop after the same step: they compare notes after every step.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        cohort: Cohort,
+        optimizers: Sequence[Optimizer],
+        logger: Logger,
+        steps: int,
+        every: int,
+    ) -> None:
+        self.run, self.cohort, self.optimizers, self.logger = run, cohort, optimizers, logger
+        self.steps, self.every = steps, every
+        self.asked = False
+        self.saved = 0
+
+    def __call__(self, step: int, result: Result) -> None:
+        stop = self._agreed()
+        if stop or step % self.every == 0 or step == self.steps:
+            self.run.save(self.cohort, self.optimizers, step)
+            self.saved = step
+            self.logger.resume_clock()
+        if stop:
+            raise Interrupted
+
+    def _agreed(self) -> bool:
+        if world() == 1:
+            return self.asked
+        asked = torch.tensor(int(self.asked), device=next(self.cohort.parameters()).device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
+
+    def __enter__(self) -> "Saver":
+        """The first Ctrl-C stops after the step that is running; the second at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        self._before = signal.signal(signal.SIGINT, ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)

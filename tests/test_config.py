@@ -1,0 +1,112 @@
+"""From words to a config: what is chosen, what is filled in, what is refused."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from ssl_kd.config import choices, compose, differences, run_name
+from ssl_kd.errors import InputError
+
+
+def test_a_list_of_backbones_is_a_cohort_of_that_many_peers():
+    config = compose(["peers=[resnet20,resnet20,wrn-16-2,mobilenetv3_small_100]"])
+    assert list(config.peers) == ["resnet20_1", "resnet20_2", "wrn-16-2", "mobilenetv3_small_100"]
+    assert config.peers["wrn-16-2"].backbone.name == "wrn-16-2"
+    assert all(list(peer.heads) == ["projection"] for peer in config.peers.values())
+    assert list(config.terms.kl.peers) == list(config.peers)
+
+
+def test_a_mapping_names_the_peers_and_a_key_edits_one():
+    config = compose(["peers={small: resnet20, large: resnet56}", "peers.large.heads.projection.out=64"])
+    assert config.peers.large.backbone.name == "resnet56"
+    assert (config.peers.small.heads.projection.out, config.peers.large.heads.projection.out) == (128, 64)
+
+
+def test_frozen_peers_and_followers_are_not_among_the_learners():
+    config = compose(["peers={a: resnet20, b: {backbone: resnet20, frozen: true}}", "terms.nt_xent.reads=x"])
+    assert list(config.terms.nt_xent.peers) == ["a"]
+
+
+def test_what_suits_the_data_comes_before_the_words_of_the_user():
+    assert (compose([]).epochs, compose([]).recipe.flip) == (20, 0.0)
+    config = compose(["epochs=3", "recipe.flip=0.5"])
+    assert (config.epochs, config.recipe.flip) == (3, 0.5)
+    assert compose(["data=cifar10"]).recipe.flip == 0.5
+
+
+def test_a_method_chooses_its_recipe_and_the_user_may_choose_another():
+    assert "Supervised" in compose(["method=dml"]).recipe._target_
+    assert "Supervised" not in compose(["method=dml", "recipe=simclr"]).recipe._target_
+
+
+def test_dogos_reference_preset_is_the_published_setting():
+    config = compose(["method=dogo", "preset=reference", "data=cifar10"])
+    assert config.terms.kl.weight == 100 and config.terms.kl.loss.reduction == "element"
+    assert config.peers.resnet20_1.per_view and config.peers.resnet20_1.views == "views_resnet20_1"
+    assert list(config.recipe.streams) == ["resnet20_1", "resnet20_2"]
+    assert OmegaConf.to_container(config.optim) == {
+        "optimizer": {"_target_": "torch.optim.Adam", "weight_decay": 1e-6},
+        "rate": 3e-4,
+    }
+
+
+def test_a_preset_comes_before_the_words_of_the_user():
+    assert compose(["terms.kl.weight=7.0", "preset=reference"]).terms.kl.weight == 7.0
+
+
+def test_a_weight_per_direction_can_be_given_on_the_command_line():
+    config = compose(["peers={a: resnet20, b: resnet20}", 'terms.kl.weight={"a<-b": 1.0, "b<-a": 0.1}'])
+    assert config.terms.kl.weight["b<-a"] == 0.1
+
+
+def test_a_part_switched_off_is_removed():
+    assert list(compose(["~terms.kl"]).terms) == ["nt_xent"]
+
+
+def test_the_run_folder_is_named_after_what_it_computes():
+    names = [run_name(compose(words)) for words in ([], ["threads=1"], ["epochs=3"])]
+    assert names[0] == names[1] != names[2] and names[0].startswith("runs/dogo-digits-0-")
+
+
+def test_differences_name_the_key_and_both_values():
+    assert differences(compose(["epochs=2"]), compose(["epochs=3", "threads=1"])) == [
+        "epochs: 2 there, 3 here"
+    ]
+
+
+def test_a_folder_of_the_users_own_configs_is_found(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "method").mkdir(parents=True)
+    (tmp_path / "configs" / "method" / "mine.yaml").write_text(
+        "# @package _global_\nepochs: 17\npeers: [resnet8]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "mine" in choices("method")
+    config = compose(["method=mine", "data=cifar10"])
+    assert config.epochs == 17 and config.method == "mine" and list(config.peers) == ["resnet8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["epoch=3"], '"epoch" is not an option; did you mean "epochs"?'),
+        (["+epoch=3"], '"epoch" is not an option; did you mean "epochs"?'),
+        (["++epoch=3"], '"epoch" is not an option; did you mean "epochs"?'),
+        (["probe.evry=3"], 'did you mean "probe.every"?'),
+        (["epochs"], "options are written key=value"),
+        (["epochs=ten"], 'epochs must be a whole number, and "ten" is not'),
+        (["epochs=1.5"], "epochs must be a whole number"),
+        (["dry_run=3"], "dry_run must be true or false"),
+        (["method=simcrl"], 'there is no method "simcrl"; did you mean "simclr"?'),
+        (["data=cifar"], 'there is no data "cifar"; did you mean "cifar10'),
+        (["method=dogo", "preset=paper"], 'the method dogo has no preset "paper"; there are: reference'),
+        (["peers.resnet99.lr_scale=2"], 'there is no peer "resnet99"; did you mean "resnet20_'),
+        (["peers.resnet20_1.haeds=2"], 'did you mean "heads"?'),
+        (["peers=[]"], "peers is empty"),
+        (["peers=[a"], "cannot be read"),
+        (["data=arrays"], "data.path is needed; give it as data.path=..."),
+        (["seed.x=3"], '"seed" is 0, not a group of options'),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_nearest_name(words, says):
+    with pytest.raises(InputError) as error:
+        compose(words)
+    assert says in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,59 @@
+"""The usual peer: views in front, heads that read each other, one forward or one per view."""
+
+import torch
+from torch import nn
+
+from ssl_kd.encoder import Encoder, Head
+
+
+class Backbone(nn.Module):
+    """Images (N, 1, 4, 4) -> (N, 8), with two stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward_stages(self, images, stages):
+        maps = {"stage1": self.conv(images)}
+        maps["stage2"] = self.norm(maps["stage1"]).relu()
+        return maps["stage2"].mean((2, 3)), {name: maps[name] for name in stages}
+
+    def forward(self, images):
+        return self.forward_stages(images, ())[0]
+
+
+VIEWS = torch.linspace(0, 1, 2 * 3 * 16).reshape(2, 3, 1, 4, 4)
+
+
+def test_outputs_carry_the_views_in_front():
+    heads = {"z": nn.Linear(8, 5), "exit": Head(nn.Conv2d(8, 2, 1), "stage1")}
+    said = Encoder(Backbone(), heads, stages=["stage2"])({"views": VIEWS}, {})
+    shapes = {name: tuple(value.shape) for name, value in said.items()}
+    assert shapes == {
+        "embedding": (2, 3, 8),
+        "stage2": (2, 3, 8, 4, 4),
+        "stage1": (2, 3, 8, 4, 4),
+        "z": (2, 3, 5),
+        "exit": (2, 3, 2, 4, 4),
+    }
+
+
+def test_a_head_may_read_an_earlier_head():
+    encoder = Encoder(Backbone(), {"z": nn.Linear(8, 5), "p": Head(nn.Linear(5, 5), "z")})
+    assert encoder.outputs == ("embedding", "z", "p")
+    said = encoder({"views": VIEWS})
+    assert torch.allclose(said["p"], encoder.heads["p"](said["z"]))
+
+
+def test_per_view_runs_each_view_with_its_own_batch_statistics():
+    encoder = Encoder(Backbone(), {}, per_view=True)
+    apart = encoder({"views": VIEWS})["embedding"]
+    alone = torch.stack([encoder.backbone(view) for view in VIEWS])
+    encoder.per_view = False
+    assert torch.equal(apart, alone) and not torch.allclose(apart, encoder({"views": VIEWS})["embedding"])
+
+
+def test_several_entries_are_forwards_of_their_own_joined_along_the_views():
+    encoder = Encoder(Backbone(), {}, views=["large", "small"]).eval()
+    said = encoder({"large": VIEWS, "small": VIEWS[:1, :, :, :2, :2]})
+    assert said["embedding"].shape == (3, 3, 8)

@@ -1,0 +1,49 @@
+"""Parameter groups, and LARS against the golden values."""
+
+import torch
+from torch import nn
+
+from ssl_kd.cohort import Cohort
+from ssl_kd.optim import LARS, param_groups
+from tests.conftest import det
+
+GOLDEN = {
+    1: ([0.19852512, 0.47897142, 0.71693414, 0.89113462], [-0.18248783, 0.14390701, 0.39848247, 0.51264977]),
+    2: (
+        [0.19796115, 0.47819701, 0.71653247, 0.89140546],
+        [-0.93636376, -0.68940359, -0.38270149, -0.09307572],
+    ),
+}
+
+
+def test_lars_equals_the_golden_values():
+    w, b = nn.Parameter(det((3, 4), 0.3, 0.2)), nn.Parameter(det((4,), 0.5, 0.1))
+    optimizer = LARS(
+        [{"params": [w]}, {"params": [b], "adapt": False}], lr=0.5, momentum=0.9, weight_decay=0.01
+    )
+    for t in (1, 2):
+        w.grad, b.grad = det((3, 4), 0.9, 0.3 + t - 1), det((4,), 0.4, 0.6 + t - 1)
+        optimizer.step()
+        for found, golden in ((w.flatten()[:4], GOLDEN[t][0]), (b, GOLDEN[t][1])):
+            assert torch.allclose(found, torch.tensor(golden, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_lars_leaves_a_layer_without_gradient_where_it_is_and_trusts_a_zero_one():
+    still, zero = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.zeros(2, 2))
+    zero.grad = torch.ones(2, 2)
+    LARS([still, zero], lr=0.1, weight_decay=0.0).step()
+    assert torch.equal(still, torch.ones(2, 2)) and torch.allclose(zero, torch.full((2, 2), -0.1))
+
+
+def test_groups_are_by_peer_with_decay_on_weights_alone():
+    def net():
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    cohort = Cohort({"a": net(), "b": net(), "teacher": net()}, frozen=["teacher"])
+    groups = param_groups(cohort, 0.1, {"b": 0.5})
+    assert [(g["peer"], g["weight_decay"], g["adapt"], g["lr_scale"], len(g["params"])) for g in groups] == [
+        ("a", 0.1, True, 1.0, 1),
+        ("a", 0.0, False, 1.0, 3),
+        ("b", 0.1, True, 0.5, 1),
+        ("b", 0.0, False, 0.5, 3),
+    ]

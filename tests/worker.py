@@ -1,0 +1,85 @@
+"""One process of test_distributed: three steps of each method in float64; rank 0 writes the gradients it
+saw."""
+
+import sys
+from types import SimpleNamespace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+import ssl_kd.distributed as distributed
+from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, read_data
+from ssl_kd.config import compose
+from ssl_kd.engine import fit
+
+METHODS = {
+    "simclr": ["method=simclr"],
+    "dogo": ["method=dogo", "peers={a: resnet20, b: resnet8}", "terms.kl.weight=1.0"],
+    "dml": ["method=dml", "peers={a: resnet20, b: resnet8}"],
+}
+
+
+class _NoGradient(distributed._Gather):
+    """The mutation: a gather that gives back only the gradient of this process's own loss."""
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0].narrow(ctx.dim, distributed.rank() * ctx.size, ctx.size), None
+
+
+def train(words: list[str], accelerator: Accelerator) -> tuple[dict, torch.nn.Module]:
+    config = compose([*words, "data=digits", "batch_size=32", "channels_last=false"])
+    data = read_data(config)
+    terms = build_terms(config)
+    cohort = build_cohort(config, data.train.shape, terms).double()
+    if accelerator.num_processes > 1:
+        distributed.global_batch_norm(cohort)
+    (optimizer,), rates = build_optimizers(config, cohort)
+    names = {parameter: name for name, parameter in cohort.named_parameters()}
+    seen: dict = {}
+
+    def look(optimizer, args, kwargs):
+        step = str(len({key.split("/")[0] for key in seen}))
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                seen[f"{step}/{names[parameter]}"] = parameter.grad.clone()
+
+    optimizer.register_step_pre_hook(look)
+    prepared, optimizer = accelerator.prepare(cohort, optimizer)
+    batches, _ = build_batches(
+        config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
+    )
+
+    def doubles(start):
+        return ({k: v.double() if k == "views" else v for k, v in batch.items()} for batch in batches(start))
+
+    fit(prepared, terms, doubles, [optimizer], rates, accelerator, steps=3)
+    return seen, cohort
+
+
+def main(mode: str, target: str) -> None:
+    if mode == "mutant":
+        distributed._Gather = _NoGradient
+    accelerator = Accelerator(
+        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    found: dict = {}
+    spread = torch.zeros((), dtype=torch.float64)
+    for name, words in METHODS.items():
+        found[name], cohort = train(words, accelerator)
+        for value in cohort.state_dict().values():
+            every = accelerator.gather(value.double().reshape(1, -1))
+            spread = torch.maximum(spread, (every - every[:1]).abs().max())
+    config = compose(["data=digits", "batch_size=32"])
+    place = SimpleNamespace(rank=accelerator.process_index, world=accelerator.num_processes)
+    batches, _ = build_batches(config, read_data(config), accelerator.device, place.rank, place.world)
+    found["rows"] = accelerator.gather(next(batches(0))["index"])
+    found["spread"] = spread
+    if accelerator.is_main_process:
+        torch.save(found, target)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
