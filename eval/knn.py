@@ -1,5 +1,4 @@
-"""python eval/knn.py run=runs/a: the k-nearest-neighbour accuracy of a run's checkpoint; writes
-runs/a/eval/knn.json."""
+"""python eval/knn.py run=runs/a: k-nearest-neighbour accuracy of a checkpoint, into runs/a/eval/knn.json."""
 
 import sys
 

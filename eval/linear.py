@@ -1,5 +1,4 @@
-"""python eval/linear.py run=runs/a: the linear-probe accuracy of a run's checkpoint; writes
-runs/a/eval/linear.json."""
+"""python eval/linear.py run=runs/a: linear-probe accuracy of a checkpoint, into runs/a/eval/linear.json."""
 
 import sys
 

@@ -26,8 +26,7 @@ _DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
 
 
 def check(config: DictConfig) -> None:
-    """Refuses an option that no constructor takes, and a `_target_` that does not exist. Raises
-    InputError."""
+    """Refuses options that no constructor takes, and targets that do not exist. Raises InputError."""
     _check(config, "")
 
 
@@ -83,7 +82,13 @@ def build_cohort(
         if node.get("frozen"):
             frozen.append(str(name))
         if node.get("follow"):
-            follow[str(name)] = Follow(**{key: _make(value) for key, value in node.follow.items()})
+            options = {str(key): _make(value) for key, value in node.follow.items()}
+            odd = [key for key in options if key not in Follow.__dataclass_fields__]
+            if odd or "leader" not in options:
+                wrong = f'takes no "{odd[0]}"' if odd else "needs a leader"
+                takes = ", ".join(Follow.__dataclass_fields__)
+                raise InputError(f"peers.{name}.follow {wrong}; its options: {takes}")
+            follow[str(name)] = Follow(**options)
     cohort = Cohort(peers, frozen=frozen, follow=follow, returns=_returns(peers, terms), seed=config.seed)
     return cohort.to(memory_format=torch.channels_last) if config.channels_last else cohort
 

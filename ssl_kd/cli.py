@@ -20,8 +20,7 @@ Options are key=value; configs/config.yaml lists them with their defaults.
   data     {data}
   recipe   {recipe}
   optim    {optim}
-  peers    a list of backbones: resnet20, resnet32, resnet56, wrn-16-2, resnet18, resnet34, resnet50 or any
-      timm model
+  peers    a list of backbones: resnet20, wrn-16-2, resnet18, resnet50, ... or any timm model
   dry_run=true builds everything, runs one step and says what the run needs
 
 Exit codes: 0 done, 2 bad input (one sentence says what), 130 stopped by Ctrl-C with its state saved.

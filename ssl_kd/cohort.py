@@ -18,28 +18,33 @@ Outputs = dict[str, Any]  # tensors, where a term of the three shapes reads them
 
 
 class Peer(Protocol):
-    """One network. `seen` holds what the peers before it said; it is a plain dict of named tensors that it
-    returns."""
+    """One network: a plain dict of named tensors from the batch and from what the peers before it said."""
 
     def __call__(self, batch: Batch, seen: Mapping[str, Outputs]) -> Outputs: ...
 
 
 @dataclass(frozen=True)
 class Follow:
-    """A peer that is an exponential moving average of another: `own = m * own + (1 - m) * leader` after
-    every step.
+    """A peer that is a moving average of another: `own = m * own + (1 - m) * leader` after every step.
 
     momentum: m, a number or a function of the optimiser step.
-    mode: of the follower's forward pass: train (batch statistics of its own, as BYOL) or eval.
-    buffers: copy the leader's; average the floating ones; or own (they change by its own forward passes
-        alone).
-        Integer buffers are always copied, except with own.
+    mode: of the follower's forward pass: train (batch statistics of its own, as in BYOL) or eval.
+    buffers: copy the leader's; average the floating ones and copy the integers; or own, which change by its
+        own forward passes alone.
     """
 
     leader: str
     momentum: Weight = 0.99
     mode: Literal["train", "eval"] = "train"
     buffers: Literal["copy", "average", "own"] = "copy"
+
+    def __post_init__(self) -> None:
+        for option, value, allowed in (
+            ("mode", self.mode, ("train", "eval")),
+            ("buffers", self.buffers, ("copy", "average", "own")),
+        ):
+            if value not in allowed:
+                raise InputError(f'follow.{option} is "{value}", but can be: {", ".join(allowed)}')
 
 
 class Cohort(nn.Module):
@@ -48,8 +53,7 @@ class Cohort(nn.Module):
     peers: name -> network; a later one may read what the earlier ones said.
     frozen: names of peers that never learn and stay in eval mode.
     follow: names of peers that start as a copy of another and then follow it.
-    returns: per peer the outputs that somebody outside reads; the others stay inside. None returns all of
-        them.
+    returns: per peer the outputs that somebody outside reads; None returns all of them.
     seed: of what the peers draw while running (dropout): a function of seed, step, rank and the peer's name.
     """
 
@@ -126,8 +130,7 @@ class Cohort(nn.Module):
 
     @torch.no_grad()
     def advance(self, outputs: Sequence[Mapping[str, Outputs]], index: int) -> None:
-        """After the optimisers of step `index`: followers move; peers with an `advance` method take their
-        outputs.
+        """After the optimisers of step `index`: followers move, peers with an `advance` method take outputs.
 
         outputs: one entry per accumulated batch of the step. What a peer keeps of them it must gather first.
         """

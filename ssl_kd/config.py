@@ -35,8 +35,7 @@ def choices(group: str) -> list[str]:
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """The config that `words` ask for: defaults, then what suits the data, the preset, and the words in
-    their order.
+    """The config that `words` ask for: defaults, what suits the data, the preset, then the words.
 
     Peers are expanded from the method's template, "all" in a term into the names of the learning peers.
     `${steps}` and `${classes}` stay open until the data is read. Raises InputError.
@@ -151,8 +150,7 @@ def _hydra(picked: Sequence[str]) -> DictConfig:
 
 
 def _overlay(base: DictConfig, new: DictConfig) -> None:
-    """Merges `new` into `base`; a node with another `_target_` replaces the old one, whose options mean
-    nothing to it."""
+    """Merges `new` into `base`; a node with another `_target_` replaces the old one and its options."""
     for key in new:
         value = new._get_node(key)
         old: Any = base._get_node(key) if key in base else None

@@ -18,8 +18,7 @@ def console() -> Console:
 
 
 class Meter:
-    """Progress of a run: a bar on a terminal, at most PLAIN_LINES lines elsewhere, nothing where `shown` is
-    false."""
+    """Progress of a run: a bar on a terminal, at most PLAIN_LINES lines elsewhere; nothing if not `shown`."""
 
     def __init__(self, steps: int, start: int, shown: bool = True) -> None:
         self.steps, self.start, self.shown = steps, start, shown
@@ -70,7 +69,8 @@ class Meter:
 
 def score_table(peers: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table:
     """One row per peer and baseline; accuracies on the test split, in per cent."""
-    first: Mapping[str, Any] = next(iter(peers.values()), {})
+    first: Mapping[str, Any] = next((scores for scores in peers.values() if "knn" in scores), {})
+    first = first or next((scores for scores in peers.values() if "linear" in scores), {})
     ks = list(first.get("knn", {}))
     table = Table(title="accuracy on the test split, %", title_justify="left")
     table.add_column("network")

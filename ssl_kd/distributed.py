@@ -1,5 +1,4 @@
-"""What several processes need so that they equal one: a gather with gradient, and batch norm over all of
-them."""
+"""What makes several processes equal one: a gather with gradient, and batch norm over all of them."""
 
 from typing import Any
 
@@ -21,8 +20,7 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation over processes. Every process's loss reads every row, so a row's gradient is the sum
-    over processes."""
+    """Concatenation over processes. Every loss reads every row, so a row's gradient is the sum of all."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, dim: int) -> Tensor:
@@ -56,8 +54,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(local: Tensor, dim: int = 0) -> Tensor:
-    """The rows of all processes along `dim`, in the order of their ranks, with gradient. Equal shapes
-    everywhere."""
+    """The rows of all processes along `dim`, by rank, with gradient. Shapes are equal everywhere."""
     return local if world() == 1 else _Gather.apply(local, dim)
 
 
@@ -67,11 +64,10 @@ def all_sum(local: Tensor) -> Tensor:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """Batch norm whose statistics are over the rows of all processes, on any device (torch's SyncBatchNorm
-    refuses the CPU).
+    """Batch norm over the rows of all processes, on any device (torch's SyncBatchNorm refuses the CPU).
 
-    Parameters, buffers and their names are those of the layer it replaces, so a checkpoint fits any number
-    of processes.
+    Parameters, buffers and their names are those of the layer it replaces: checkpoints fit any number of
+    processes.
     drop, act: what timm's fused BatchNormAct layers do after normalising.
     """
 
@@ -128,8 +124,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def global_batch_norm(module: nn.Module) -> nn.Module:
-    """Replaces every batch norm inside `module`, in place, by one over all processes; returns `module` (or
-    its replacement)."""
+    """Replaces every batch norm in `module`, in place, by one over all processes; returns the module."""
     if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm | GlobalBatchNorm):
         return GlobalBatchNorm.of(module)
     for name, child in module.named_children():

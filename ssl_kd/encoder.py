@@ -19,15 +19,11 @@ class Head:
 class Encoder(nn.Module):
     """Backbone and heads over the views of a batch.
 
-    backbone: images (N, C, H, W) -> embedding (N, D). For stages it has `forward_stages(images, names)`
-        too, which
-        returns the embedding and a dict of maps (N, C', H', W').
-    heads: name -> module (reads the embedding) or Head; run in order.
-    views: the batch entries to see, each (V, B, C, H, W) and one forward; their outputs are joined along
-        the views.
+    backbone: images (N, C, H, W) -> embedding (N, D). Where stages are read it also has
+        `forward_stages(images, names)`, which returns the embedding and a dict of maps (N, C', H', W').
+    views: the batch entries to see, each (V, B, C, H, W) and one forward; joined along the views.
     stages: hidden stages to give out beside those that a head reads.
-    per_view: every view is a forward of its own, with its own batch statistics, instead of one over all V *
-        B rows.
+    per_view: every view is a forward with batch statistics of its own, instead of one over all V * B rows.
 
     Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...).
     """

@@ -28,8 +28,10 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a step did. terms: name -> (raw scalar, weight), means over the accumulated batches; outputs:
-    per batch, detached."""
+    """What a step did.
+
+    terms: name -> (raw scalar, weight), means over the accumulated batches; outputs: one per batch, detached.
+    """
 
     loss: Tensor
     terms: dict[str, tuple[Tensor, float]]
@@ -108,7 +110,10 @@ def fit(
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = at(rate, index) * group.get("lr_scale", 1.0)
-        result = step(cohort, terms, next(stream), optimizers, accelerator, index, clip=clip)
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(f"the batches ended after step {index} of {steps}")
+        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip)
         pending.append((index, Result(result.loss, result.terms, [])))
         if len(pending) >= every or index == steps - 1:
             _check_finite(pending)

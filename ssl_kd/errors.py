@@ -6,8 +6,7 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean "x"?`-style ending for a refused name, or the list of what exists when nothing is
-    near."""
+    """The end of a refusal: `did you mean "x"?`, or the list of what exists when nothing is near."""
     import difflib
 
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

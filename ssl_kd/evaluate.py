@@ -1,5 +1,4 @@
-"""Scores of a cohort: the same numbers during training, at its end, and from a checkpoint in a fresh
-process."""
+"""Scores of a cohort: the same numbers during training, at its end, and afterwards from a checkpoint."""
 
 from collections.abc import Callable, Collection
 from typing import Any, cast

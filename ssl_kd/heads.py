@@ -14,8 +14,7 @@ def mlp(
     """Linear - batch norm - ReLU, `layers - 1` times, then a last Linear.
 
     hidden: width between, None for that of the input. last_norm: batch norm without shift after the last
-        layer, whose
-    Linear then has no bias (SimCLR's code; Chen et al. 2020).
+    layer, whose Linear then has no bias (SimCLR's code; Chen et al. 2020).
     Defaults are DoGo's projector (Bhat et al. 2021).
     """
     between = hidden or in_features

@@ -1,8 +1,7 @@
 """Several processes on this machine, for `ssl-kd train processes=N`.
 
 torch's own launchers report a child's exit code as 1 and print its traceback twice; here the child's one
-sentence and
-its exit code are the command's.
+sentence and its exit code are the command's.
 """
 
 import os

@@ -9,12 +9,10 @@ from ssl_kd.launch import cores, launched
 
 
 def set_threads(wanted: int | None) -> int:
-    """Sets torch's threads: `wanted`, else what the user's OMP_NUM_THREADS says, else cores / local
-    processes.
+    """Sets torch's threads: `wanted`, else the user's OMP_NUM_THREADS, else cores / local processes.
 
-    Launchers set OMP_NUM_THREADS=1 on their own, which would leave all cores but one idle; under them a 1
-    is not the
-    user's word.
+    Launchers set OMP_NUM_THREADS=1 on their own, which would leave all cores but one idle; so under them a
+    1 is not the user's word.
     """
     said = os.environ.get("OMP_NUM_THREADS")
     if wanted is None and said is not None and said.isdigit() and not (said == "1" and launched()):

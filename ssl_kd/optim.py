@@ -13,8 +13,7 @@ from ssl_kd.cohort import Cohort
 def param_groups(
     cohort: Cohort, weight_decay: float, lr_scale: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Two groups per learning peer: weights (decayed) and biases and norms (neither decayed nor adapted by
-    LARS).
+    """Two groups per learning peer: weights; and biases and norms, neither decayed nor adapted by LARS.
 
     lr_scale: peer -> factor on the learning rate. Every group carries its "peer".
     """

@@ -1,5 +1,4 @@
-"""The run folder: config, metrics, checkpoints. Plain text and safetensors; nothing in it is ever
-executed."""
+"""The run folder: config, metrics, checkpoints, as text and safetensors. Nothing in it is executed."""
 
 import json
 import os
@@ -94,8 +93,7 @@ class Run:
     def save(self, cohort: Cohort, optimizers: Sequence[Optimizer], step: int) -> None:
         """Writes the state after `step` optimiser steps; the one before stays until this one is whole.
 
-        Frozen peers are left out: they are made from the config again. Raises NonFinite rather than save a
-        broken state.
+        Frozen peers are left out: the config makes them again. A state that is not finite raises NonFinite.
         """
         weights = {key: value for key, value in cohort.state_dict().items() if not _frozen(cohort, key)}
         for key, value in weights.items():
@@ -120,8 +118,7 @@ class Run:
         shutil.rmtree(previous, ignore_errors=True)
 
     def load(self, cohort: Cohort, optimizers: Sequence[Optimizer] = ()) -> int:
-        """Puts the newest checkpoint into `cohort` (and `optimizers`); returns its step. Raises
-        InputError."""
+        """Puts the newest checkpoint into `cohort` and `optimizers`; returns its step. Raises InputError."""
         place = self.checkpoint
         if place is None:
             raise InputError(f"{self.folder} has no checkpoint")

@@ -1,5 +1,4 @@
-"""Rates and weights as functions of the optimiser step. A plain number is one too. Nothing here keeps
-state."""
+"""Rates and weights as functions of the optimiser step, without state. A plain number is one too."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,10 +14,10 @@ def at(weight: Weight, index: int) -> float:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up from 0 to `peak`, then half a cosine down to `final` at step `steps` (Loshchilov &
-    Hutter 2017).
+    """Linear warm-up from 0 to `peak`, then half a cosine down to `final` at step `steps`.
 
     warmup: share of the training, 0 to 1. steps: optimiser steps of the whole training.
+    Source: Loshchilov & Hutter 2017 (SGDR), without restarts.
     """
 
     peak: float

@@ -1,5 +1,4 @@
-"""A method as a table of its edges and a drawing of its graph. No torch here: `ssl-kd show` answers at
-once."""
+"""A method as a table of its edges and a graph. No torch here: `ssl-kd show` answers at once."""
 
 from typing import TYPE_CHECKING, Any
 

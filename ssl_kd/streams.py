@@ -1,5 +1,4 @@
-"""Random streams that belong to names: the seed of anything is a function of (run seed, what it is for,
-step)."""
+"""Random streams that belong to names: a seed is a function of (run seed, what it is for, step)."""
 
 import hashlib
 
@@ -7,8 +6,7 @@ import torch
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from any sequence of integers and names; equal parts give equal seeds on every
-    machine."""
+    """A 63-bit seed from integers and names; equal parts give equal seeds on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

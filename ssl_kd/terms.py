@@ -53,8 +53,7 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
 class Each:
     """`loss(*reads)` for each of the peers: a peer against itself (its views) or against the batch (labels).
 
-    reads: an output of the peer ("projection") or an entry of the batch ("batch.label"), in the order of
-        the loss.
+    reads: outputs of the peer ("projection") and entries of the batch ("batch.label"), as the loss wants.
     spread: the views of the first read are separate arguments, for losses that want `loss(z0, z1)`.
     """
 
@@ -88,8 +87,7 @@ class Each:
 
 @dataclass(frozen=True)
 class Edge:
-    """`loss(student, teacher, *given)`: one output learns from another. The teacher is detached unless told
-    not to."""
+    """`loss(student, teacher, *given)`: one output learns from another, which is detached by default."""
 
     name: str
     loss: Loss
@@ -116,14 +114,12 @@ class Edge:
 class Mutual:
     """Many edges at once: one for every ordered pair of peers (and of their heads), every target detached.
 
-    outputs: what a student learns with: one name, several (heads), or a mapping peer -> name(s) where they
-        differ.
+    outputs: what a student learns with: one name, several (heads), or a mapping peer -> name(s).
     targets: what a teacher shows, if not the same outputs (SimSiam: prediction <- projection).
     between: all; ring (each learns from the one before it); leader (the first teaches the others).
     heads: same (head i from head i), cross (head i from every other), dense (from every one).
     reduce: mean or sum over the edges of one student.
-    weight: one for all, or a mapping "student<-teacher" -> weight that names every pair; null leaves that
-        edge out.
+    weight: one for all, or a mapping "student<-teacher" -> weight that names every pair; null for no edge.
     """
 
     name: str

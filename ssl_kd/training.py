@@ -2,32 +2,55 @@
 
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
 
 from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, check, read_data
+from ssl_kd.cohort import Batch, Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
+from ssl_kd.data import Data
 from ssl_kd.distributed import global_batch_norm
-from ssl_kd.engine import NonFinite, fit, step
+from ssl_kd.engine import NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, parameters
 from ssl_kd.machine import pick_device, pick_precision, set_threads
 from ssl_kd.run import Run
+from ssl_kd.schedules import Weight
 from ssl_kd.show import dry_table
 from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
+
+
+@dataclass
+class Parts:
+    """Everything that a config describes, built and prepared. `own` is the cohort without any wrapper."""
+
+    config: DictConfig
+    accelerator: Accelerator
+    data: Data
+    batches: Callable[[int], Iterator[Batch | list[Batch]]]
+    per_epoch: int
+    terms: Sequence[Term]
+    own: Cohort
+    cohort: nn.Module
+    own_optimizers: Sequence[Optimizer]
+    optimizers: Sequence[Optimizer]
+    rates: Sequence[Weight]
 
 
 def train(config: DictConfig) -> int:
     """Runs, resumes or reports the run of `config`; returns the exit code."""
     check(config)
     device = pick_device(config.device)
-    threads = set_threads(config.threads)
     precision = pick_precision(config.precision, device)
-    config.run = config.run or run_name(config)
+    threads = set_threads(config.threads)
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bfloat16" else "no",
@@ -35,127 +58,150 @@ def train(config: DictConfig) -> int:
     )
     if config.processes and config.processes != accelerator.num_processes:
         raise InputError(f"processes is {config.processes}, but {accelerator.num_processes} were started")
-    first, out = accelerator.is_main_process, console()
+    parts = _build(config, accelerator)
+    _say(
+        parts,
+        f"{config.method} on {config.data.name}: {', '.join(config.peers)}; {config.epochs} epochs of "
+        f"{parts.per_epoch} steps, batch {config.batch_size}; {accelerator.num_processes} x "
+        f"{accelerator.device.type}, {threads} threads, {precision}",
+    )
+    code = _dry_run(parts) if config.dry_run else _run(parts)
+    accelerator.end_training()
+    return code
 
-    data = read_data(config)
+
+def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
+    with accelerator.main_process_first():  # one process downloads
+        data = read_data(config)
     batches, per_epoch = build_batches(
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
     terms = build_terms(config)
-    plain_cohort = build_cohort(config, data.train.shape, terms)
+    own = build_cohort(config, data.train.shape, terms)
     if accelerator.num_processes > 1:
-        global_batch_norm(plain_cohort)
-    plain_optimizers, rates = build_optimizers(config, plain_cohort)
+        global_batch_norm(own)
+    own_optimizers, rates = build_optimizers(config, own)
     with warnings.catch_warnings():  # torch 2.15 renames the option that accelerate passes on
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        cohort, *optimizers = accelerator.prepare(plain_cohort, *plain_optimizers)
-    if first:
-        out.print(
-            f"{config.method} on {config.data.name}: {', '.join(config.peers)}; {config.epochs} epochs of "
-            f"{per_epoch} steps, batch {config.batch_size}; {accelerator.num_processes} x "
-            f"{accelerator.device.type}, {threads} threads, {precision}",
-            soft_wrap=True,
-        )
-    if config.dry_run:
-        began = time.monotonic()
-        result = step(cohort, terms, next(batches(0)), optimizers, accelerator, 0, clip=config.clip)
-        if first:
-            out.print(dry_table(config, plain_cohort, result, time.monotonic() - began))
-        return 0
+        cohort, *optimizers = accelerator.prepare(own, *own_optimizers)
+    return Parts(
+        config, accelerator, data, batches, per_epoch, terms, own, cohort, own_optimizers, optimizers, rates
+    )
 
-    run = Run(config.run, writes=first)
-    if first:
-        run.start(config)
-    accelerator.wait_for_everyone()
-    begun = run.load(plain_cohort, plain_optimizers) if run.checkpoint else 0
-    if first:
-        run.forget_after(begun)
-        state = (
-            "new"
-            if not begun
-            else "finished before"
-            if begun >= config.steps
-            else f"continues after step {begun}"
-        )
-        out.print(f"run {config.run}: {state}", soft_wrap=True)
-        skipped = getattr(data.train, "skipped", [])
-        if skipped:
-            files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-            out.print(f"{files} skipped that are no images: {skipped[0]}", soft_wrap=True)
 
-    evaluator = Evaluator(config, data, accelerator.device)
+def _dry_run(parts: Parts) -> int:
+    began = time.monotonic()
+    batch = next(parts.batches(0))
+    result = step(
+        parts.cohort, parts.terms, batch, parts.optimizers, parts.accelerator, 0, clip=parts.config.clip
+    )
+    _say(parts, dry_table(parts.config, parts.own, result, time.monotonic() - began))
+    return 0
+
+
+def _run(parts: Parts) -> int:
+    config, accelerator = parts.config, parts.accelerator
+    run, begun = _open(parts)
+    evaluator = Evaluator(config, parts.data, accelerator.device)
     probes = [name for name in PROBES if name != "linear" or config.probe.linear]
-    logger = Logger(
-        run, Meter(config.steps, begun, first), config.steps, per_epoch, config.batch_size, config.log_every
-    )
-    logger.rate(optimizers)
-    prober = Prober(
-        plain_cohort,
-        lambda cohort: evaluator.cohort(cohort, probes),
-        logger,
-        0 if evaluator.missing else config.probe.every * per_epoch,
-    )
-    saver = Saver(run, plain_cohort, plain_optimizers, logger, config.steps, config.save_every * per_epoch)
+    meter = Meter(config.steps, begun, accelerator.is_main_process)
+    logger = Logger(run, meter, parts.own_optimizers, parts.per_epoch, config.batch_size, config.log_every)
+    probe_steps = 0 if evaluator.missing else config.probe.every * parts.per_epoch
+    prober = Prober(parts.own, lambda cohort: evaluator.cohort(cohort, probes), logger, probe_steps)
+    save_steps = config.save_every * parts.per_epoch
+    saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
     began = time.monotonic()
     try:
         with saver:
             fit(
-                cohort, terms, batches, optimizers, rates, accelerator,
-                steps=config.steps, start=begun, watchers=[logger, prober, saver], clip=config.clip,
-            )  # fmt: skip
-    except Interrupted:
-        if first:
-            logger.close()
-            out.print(
-                f"stopped after step {saver.saved} of {config.steps}; the same command continues",
-                soft_wrap=True,
+                parts.cohort,
+                parts.terms,
+                parts.batches,
+                parts.optimizers,
+                parts.rates,
+                accelerator,
+                steps=config.steps,
+                start=begun,
+                watchers=[logger, prober, saver],
+                clip=config.clip,
             )
+    except Interrupted:
+        logger.close()
+        _say(parts, f"stopped after step {saver.saved} of {config.steps}; the same command continues")
         return 130
     except NonFinite as error:
         place = (
-            f"the last good checkpoint is {run.checkpoint}"
-            if run.checkpoint
-            else "no checkpoint was written yet"
+            f"the last good checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
         )
-        raise InputError(f"{error}; {place}; a lower optim.rate.peak may help") from error
+        raise InputError(f"{error}; {place}; a lower learning rate (optim.rate.peak) may help") from error
     finally:
         logger.close()
-    if first:
-        old = run.read("summary.json") if begun >= config.steps else None
-        seconds = time.monotonic() - began
-        found = prober.last[1] if prober.last and prober.last[0] == config.steps else None
-        summary = old or _summary(
-            config, run, plain_cohort, evaluator, probes, logger.mean_speed, seconds, found
-        )
-        out.print(score_table(summary["peers"], summary["baselines"]))
-        out.print(deploy(summary["peers"]), soft_wrap=True)
-        if evaluator.missing:
-            out.print(evaluator.missing, soft_wrap=True)
+    if accelerator.is_main_process:
+        summary = run.read("summary.json") if begun >= config.steps else None
+        if summary is None:
+            scores = prober.last[1] if prober.last and prober.last[0] == config.steps else None
+            summary = _summary(parts, evaluator, probes, scores)
+            summary |= {"images_per_second": logger.mean_speed, "seconds": time.monotonic() - began}
+            run.write("summary.json", summary)
+        _report(parts, summary, evaluator.missing)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return 0
 
 
+def _open(parts: Parts) -> tuple[Run, int]:
+    """The run folder, and the step to start from."""
+    config, accelerator = parts.config, parts.accelerator
+    config.run = config.run or run_name(config)
+    run = Run(config.run, writes=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        run.start(config)
+    accelerator.wait_for_everyone()
+    begun = run.load(parts.own, parts.own_optimizers) if run.checkpoint else 0
+    run.forget_after(begun)
+    state = (
+        "new"
+        if not begun
+        else "finished before"
+        if begun >= config.steps
+        else f"continues after step {begun}"
+    )
+    _say(parts, f"run {config.run}: {state}")
+    skipped = getattr(parts.data.train, "skipped", [])
+    if skipped:
+        files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
+        _say(parts, f"{files} skipped that are no images: {skipped[0]}")
+    return run, begun
+
+
 def _summary(
-    config: DictConfig, run: Run, cohort: Any, evaluator: Evaluator, probes: list[str],
-    speed: float, seconds: float, found: dict[str, Any] | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Probes the finished cohort, writes summary.json and the eval files, and returns the summary."""
-    scores = {} if evaluator.missing else found or evaluator.cohort(cohort, probes)
+    parts: Parts, evaluator: Evaluator, probes: list[str], scores: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What the finished cohort scores; `scores`, where it has just been probed."""
+    config = parts.config
+    if scores is None:
+        scores = {} if evaluator.missing else evaluator.cohort(parts.own, probes)
     baselines = {} if evaluator.missing or not config.probe.baselines else evaluator.baselines(probes)
-    peers = {
-        name: {"parameters": parameters(peer), **scores.get(name, {})} for name, peer in cohort.peers.items()
-    }
-    summary = {
+    return {
         "method": config.method,
         "data": config.data.name,
         "seed": config.seed,
         "steps": config.steps,
-        "images_per_second": speed,
-        "seconds": seconds,
         "checkpoint": "last",
-        "peers": peers,
+        "peers": {
+            name: {"parameters": parameters(peer), **scores.get(name, {})}
+            for name, peer in parts.own.peers.items()
+        },
         "baselines": baselines,
     }
-    run.write("summary.json", summary)
-    return summary
+
+
+def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
+    _say(parts, score_table(summary["peers"], summary["baselines"]))
+    _say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
+    if missing:
+        _say(parts, missing)
+
+
+def _say(parts: Parts, what: Any) -> None:
+    if parts.accelerator.is_main_process:
+        console().print(what, soft_wrap=isinstance(what, str))

@@ -1,9 +1,12 @@
-"""What happens beside the steps: metrics, probes, checkpoints, Ctrl-C. Each is called as `watcher(steps
-done, result)`."""
+"""What happens beside the steps: metrics, probes, checkpoints, Ctrl-C.
+
+Each is called as `watcher(steps done, result)`.
+"""
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -25,23 +28,24 @@ class Logger:
     """metrics.jsonl, TensorBoard and the progress display, every `every` steps and at the last one."""
 
     def __init__(
-        self, run: Run, meter: Meter, steps: int, per_epoch: int, batch_size: int, every: int
+        self,
+        run: Run,
+        meter: Meter,
+        optimizers: Sequence[Optimizer],
+        per_epoch: int,
+        batch_size: int,
+        every: int,
     ) -> None:
-        self.run, self.meter, self.steps, self.per_epoch = run, meter, steps, per_epoch
+        self.run, self.meter, self.optimizers, self.per_epoch = run, meter, optimizers, per_epoch
         self.batch_size, self.every = batch_size, every
         self.board: Any = None
         self.images_per_second: list[tuple[int, float]] = []  # steps, seconds
         self._since: tuple[int, float] | None = None
 
-    def rate(self, optimizers: Sequence[Optimizer]) -> "Logger":
-        """Logs the learning rate of these."""
-        self.optimizers = optimizers
-        return self
-
     def __call__(self, step: int, result: Result) -> None:
         if self._since is None:  # the first step pays for warming up
             self._since = (step, time.monotonic())
-        due = step % self.every == 0 or step == self.steps or step == 1
+        due = step % self.every == 0 or step in (1, self.meter.steps)
         if not due and not self.meter.due(step):
             self.meter.tick(step)
             return
@@ -61,10 +65,13 @@ class Logger:
             self.run.append(line)
             self._tensorboard(step, line)
 
-    def resume_clock(self) -> None:
-        """Time spent on probes and checkpoints is not the steps'."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside (on probes, on checkpoints) is not counted as the steps'."""
+        began = time.monotonic()
+        yield
         if self._since is not None:
-            self._since = (self._since[0], time.monotonic())
+            self._since = (self._since[0], self._since[1] + time.monotonic() - began)
 
     @property
     def mean_speed(self) -> float:
@@ -121,7 +128,8 @@ class Prober:
     def __call__(self, step: int, result: Result) -> None:
         if not self.every or step % self.every or not self.logger.run.writes:
             return
-        self.last = (step, self.score(self.cohort))
+        with self.logger.paused():
+            self.last = (step, self.score(self.cohort))
         self.logger.scores(step, self.last[1])
         shown = [
             f"{name} {100 * list(s['knn'].values())[-1]:.1f}"
@@ -129,7 +137,6 @@ class Prober:
             if "knn" in s
         ]
         self.logger.meter.note = f"kNN {', '.join(shown)} %" if shown else ""
-        self.logger.resume_clock()
 
 
 class Saver:
@@ -155,9 +162,9 @@ class Saver:
     def __call__(self, step: int, result: Result) -> None:
         stop = self._agreed()
         if stop or step % self.every == 0 or step == self.steps:
-            self.run.save(self.cohort, self.optimizers, step)
+            with self.logger.paused():
+                self.run.save(self.cohort, self.optimizers, step)
             self.saved = step
-            self.logger.resume_clock()
         if stop:
             raise Interrupted
 

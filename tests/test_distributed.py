@@ -1,5 +1,4 @@
-"""Two processes with half the batch each equal one with the whole, through recipe, encoder, batch norm and
-`fit`."""
+"""Two processes with half the batch each equal one with the whole, from the recipe to `fit`."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""The kernel knows nothing about images: a closed form, a knowledge graph, a federated step, a follower, a
-list."""
+"""The kernel knows nothing about images: a closed form, a knowledge graph, a federated step, a list."""
 
 import math
 from collections.abc import Iterator
@@ -178,8 +177,7 @@ def nations(data_root: Path) -> dict[str, Tensor]:
 
 
 def filtered_mrr(model: DistMult, triples: dict[str, Tensor]) -> float:
-    """Mean reciprocal rank of the test tails among the entities that complete no known triple; ties count
-    against."""
+    """Mean reciprocal rank of test tails among those that complete no known triple; ties count against."""
     known = {tuple(row) for part in triples.values() for row in part.tolist()}
     total = 0.0
     with torch.no_grad():
@@ -316,8 +314,7 @@ def test_a_byol_like_pair_learns_from_a_follower_in_train_mode(accelerator):
 
 
 class Detector(nn.Module):
-    """Images of several sizes in a list -> one row of scores per proposal; the later peer scores the
-    earlier's proposals."""
+    """Images of several sizes in a list -> scores of its proposals, or of those that a student made."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""One process of test_distributed: three steps of each method in float64; rank 0 writes the gradients it
-saw."""
+"""One process of test_distributed: three steps of each method in float64, and the gradients they had."""
 
 import sys
 from types import SimpleNamespace

@@ -24,8 +24,7 @@ def similarity_kl(
     student, teacher: (2, B, D), two views of B images, any scale; D may differ between the two.
     symmetric: the mean with the same on the second view's rows against the first's columns.
     gather: over several processes, this one's rows against the columns of all.
-    reduction: row is the mean over rows; element divides by the number of columns too, as the authors' code
-        does.
+    reduction: row is the mean over rows; element divides by the columns too, as the authors' code does.
     Source: Bhat et al. 2021 (DoGo); NeurAI-Lab/DoGo criterion/kl.py takes the element mean, weight 100 at
     B = 256, which is 0.39 of a row mean.
     """
@@ -51,8 +50,7 @@ def _log_similarity(rows: Tensor, columns: Tensor, temperature: float, gather: b
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, squared: bool = False) -> Tensor:
-    """KL(teacher || student) of class posteriors softmax(logits / temperature): sum over classes, mean over
-    the rest.
+    """KL(teacher || student) of softmax(logits / temperature): sum over classes, mean over the rest.
 
     student, teacher: logits (..., K). squared: times temperature^2, which keeps the gradient's size (Hinton
         et al. 2015).

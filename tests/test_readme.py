@@ -1,0 +1,40 @@
+"""What the README promises: its commands are understood, its Python runs, its files exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ssl_kd.config import compose
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line]
+TRAINING = [
+    shlex.split(line, comments=True) for line in COMMANDS if line.startswith(("ssl-kd train", "accel"))
+]
+
+
+def test_one_command_sets_up_and_trains_and_one_sets_up_and_tests():
+    assert COMMANDS[0].endswith(".venv/bin/pip install -e . && .venv/bin/ssl-kd train")
+    assert COMMANDS[1].endswith("&& .venv/bin/python -m pytest")
+    assert "pytest$" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("words", TRAINING, ids=" ".join)
+def test_every_training_command_is_understood(words):
+    first = next(i for i, word in enumerate(words) if word.endswith(("train", "train.py")))
+    assert compose(words[first + 1 :]).terms
+
+
+def test_the_python_example_runs_and_is_under_20_lines_of_its_own():
+    (code,) = [text for language, text in BLOCKS if language == "python"]
+    assert len([line for line in code.splitlines() if line and "import" not in line]) < 20
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_files_that_the_readme_points_at_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
