@@ -172,7 +172,7 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
         node = node[part]
         if not isinstance(node, DictConfig):
             raise InputError(f'"{".".join(parts[: depth + 1])}" is {node}, not a group of options')
-    _known(node, parts[-1], parts[:-1])
+    _known(node, parts[-1], parts[:-1], last=True)
     if delete:
         node.pop(parts[-1], None)
         return
@@ -180,15 +180,19 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
     node[parts[-1]] = _typed(key, old, value)
 
 
-def _known(node: DictConfig, part: str, parents: list[str]) -> None:
-    """Refuses a key that does not exist, unless a constructor or a name chosen by the user may be meant."""
-    inside_open = bool(parents) and parents[0] in _OPEN
-    if part in node or "_target_" in node or inside_open and parents != ["peers"]:
+def _known(node: DictConfig, part: str, parents: list[str], last: bool = False) -> None:
+    """Refuses a key that does not exist, unless a constructor may take it or the user may invent it.
+
+    last: nothing follows. A whole new term or head can be given; an option of one that is not there cannot.
+    """
+    if part in node or "_target_" in node:
         return
-    where = ".".join(parents)
-    if parents == ["peers"]:
-        raise InputError(f'there is no peer "{part}"; {nearest(part, [str(k) for k in node])}')
-    hint = _suggest(part, [str(k) for k in node], where)
+    if parents and parents[0] in _OPEN:
+        if parents == ["peers"]:
+            raise InputError(f'there is no peer "{part}"; {nearest(part, [str(k) for k in node])}')
+        if last or part in PEER_KEYS:
+            return
+    hint = _suggest(part, [str(k) for k in node], ".".join(parents))
     raise InputError(f'"{".".join([*parents, part])}" is not an option; {hint}')
 
 

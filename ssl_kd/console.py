@@ -75,13 +75,12 @@ def score_table(peers: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table
     table = Table(title="accuracy on the test split, %", title_justify="left")
     table.add_column("network")
     table.add_column("parameters", justify="right")
-    for head in [*(f"kNN {k}" for k in ks), *(["linear"] if "linear" in first else [])]:
+    singles = {key: name for key, name in (("linear", "linear"), ("top1", "top-1")) if key in first}
+    for head in [*(f"kNN {k}" for k in ks), *singles.values()]:
         table.add_column(head, justify="right")
 
     def row(name: str, scores: Mapping[str, Any], size: str, style: str | None = None) -> None:
-        cells = [scores.get("knn", {}).get(k) for k in ks] + (
-            [scores.get("linear")] if "linear" in first else []
-        )
+        cells = [scores.get("knn", {}).get(k) for k in ks] + [scores.get(key) for key in singles]
         table.add_row(name, size, *("" if c is None else f"{100 * c:.1f}" for c in cells), style=style)
 
     for name, scores in peers.items():

@@ -1,7 +1,7 @@
 """Scores of a cohort: the same numbers during training, at its end, and afterwards from a checkpoint."""
 
 from collections.abc import Callable, Collection
-from typing import Any, cast
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -10,11 +10,36 @@ from torch import Tensor, nn
 from ssl_kd.build import build_cohort, read_data
 from ssl_kd.cohort import Cohort
 from ssl_kd.data import Data, Plain, in_order
+from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
 from ssl_kd.probes import Features, embed, knn, linear, pixels
 from ssl_kd.run import Run
 
-PROBES = ("knn", "linear")
+PROBES = ("knn", "linear", "top1")
+
+
+class _Output(nn.Module):
+    """Images (N, C, H, W) -> one output of an encoder (N, ...)."""
+
+    def __init__(self, encoder: Encoder, name: str) -> None:
+        super().__init__()
+        self.encoder, self.name = encoder, name
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder({self.encoder.views[0]: images[None]})[self.name][0]
+
+
+def classifiers(config: DictConfig) -> dict[str, str]:
+    """Peer -> the output that learns from the labels (the `logits` of DML)."""
+    found: dict[str, str] = {}
+    for term in config.terms.values():
+        reads = (
+            [term.get("reads", ())] if isinstance(term.get("reads", ()), str) else list(term.get("reads", ()))
+        )
+        outputs = [read for read in reads if not read.startswith("batch.")]
+        if "batch.label" in reads and outputs:
+            found |= dict.fromkeys(term.peers, outputs[0])
+    return found
 
 
 class Evaluator:
@@ -29,12 +54,19 @@ class Evaluator:
         self.missing = _missing(config, data)
 
     def cohort(self, cohort: Cohort, probes: Collection[str] = PROBES) -> dict[str, dict[str, Any]]:
-        """Per peer that embeds images: {"knn": {k: accuracy}, "linear": accuracy, ...}."""
-        return {
-            name: self._score(self._features(cast(Any, peer).embed), probes)
-            for name, peer in cohort.peers.items()
-            if hasattr(peer, "embed")
-        }
+        """Per peer that embeds images: {"knn": {k: accuracy}, "linear": accuracy, ...}.
+
+        "top1" is the accuracy of the peer's own classifier, where it has one (see `classifiers`).
+        """
+        found: dict[str, dict[str, Any]] = {}
+        heads = classifiers(self.config) if "top1" in probes else {}
+        for name, peer in cohort.peers.items():
+            if not isinstance(peer, Encoder):
+                continue
+            found[name] = self._score(self._features(peer.embed), probes)
+            if name in heads:
+                found[name]["top1"] = self._top1(_Output(peer, heads[name]))
+        return found
 
     def baselines(self, probes: Collection[str] = PROBES) -> dict[str, Any]:
         """The same for raw pixels at 32 x 32, and for the networks as they were before training."""
@@ -54,6 +86,12 @@ class Evaluator:
                 "linear_penalty": result.penalty,
             }
         return scores
+
+    def _top1(self, network: nn.Module) -> float:
+        batches = in_order(self.data.test, self.config.probe.batch_size)  # type: ignore[arg-type]
+        logits, labels = embed(network, batches, self.plain, self.device)
+        known = labels >= 0
+        return float((logits.argmax(1) == labels)[known].double().mean())
 
     def _features(self, network: Callable[[Tensor], Tensor]) -> Features:
         size = self.config.probe.batch_size

@@ -137,14 +137,16 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """What a result depends on besides the config."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    checkout = Path(__file__).parent.parent
+    git = (
+        ["git", "rev-parse", "HEAD"] if (checkout / ".git").exists() else ["true"]
+    )  # not that of a user's project
+    commit = subprocess.run(git, cwd=checkout, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
-        "git": git.stdout.strip() or None,
+        "git": commit or None,
         "machine": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -100,6 +100,8 @@ def test_a_folder_of_the_users_own_configs_is_found(tmp_path, monkeypatch):
         (["method=dogo", "preset=paper"], 'the method dogo has no preset "paper"; there are: reference'),
         (["peers.resnet99.lr_scale=2"], 'there is no peer "resnet99"; did you mean "resnet20_'),
         (["peers.resnet20_1.haeds=2"], 'did you mean "heads"?'),
+        (["peers.resnet20_1.heads.projecton.out=2"], 'did you mean "peers.resnet20_1.heads.projection"?'),
+        (["terms.kll.weight=2"], 'did you mean "terms.kl"?'),
         (["peers=[]"], "peers is empty"),
         (["peers=[a"], "cannot be read"),
         (["data=arrays"], "data.path is needed; give it as data.path=..."),

@@ -105,6 +105,23 @@ def test_the_commands_on_a_finished_run_give_the_numbers_of_its_end_from_a_fresh
         assert "raw pixels" in done.stdout
 
 
+def test_a_peer_that_learns_labels_is_also_scored_by_its_own_classifier(capsys):
+    assert main([*QUICK, "method=dml", "epochs=6", "run=runs/a"]) == 0
+    assert "top-1" in capsys.readouterr().out
+    peers = json.loads(Path("runs/a/summary.json").read_text())["peers"]
+    assert all(0.8 < scores["top1"] <= 1 for scores in peers.values())
+
+
+def test_a_head_and_a_loss_of_lightly_work_straight_from_yaml():
+    head = "{_target_: lightly.models.modules.SimCLRProjectionHead, hidden_dim: 32, output_dim: 16}"
+    loss = "{_target_: lightly.loss.NTXentLoss, temperature: 0.5}"
+    words = [*SOLO, "epochs=1", "log_every=1", "probe.linear=false", f"peers.a.heads.projection={head}"]
+    assert main([*words, "run=runs/ours"]) == 0
+    assert main([*words, f"terms.nt_xent.loss={loss}", "terms.nt_xent.spread=true", "run=runs/theirs"]) == 0
+    for ours, theirs in zip(lines("runs/ours")[:3], lines("runs/theirs"), strict=False):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
 def test_probes_during_training_change_nothing_of_it():
     main([*QUICK, "run=runs/a", "log_every=1"])
     main([*QUICK, "run=runs/b", "log_every=1", "probe.every=1"])
