@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 PLAIN_LINES = 10  # of progress, where there is no terminal
+MANY_TERMS = 4  # that one line can show
 
 
 def console() -> Console:
@@ -50,7 +51,12 @@ class Meter:
             self.bar.update(self.task, completed=step)
 
     def report(self, step: int, terms: Mapping[str, float], rate: float) -> None:
-        """Shows the terms (raw) and images per second."""
+        """Shows the terms (raw; where they are many, the mean of each name) and images per second."""
+        if len(terms) > MANY_TERMS:
+            groups: dict[str, list[float]] = {}
+            for name, value in terms.items():
+                groups.setdefault(name.split("/")[0], []).append(value)
+            terms = {f"{name} (mean of {len(each)})": sum(each) / len(each) for name, each in groups.items()}
         text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
         if self.bar is not None:

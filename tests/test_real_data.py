@@ -26,7 +26,7 @@ PAIR = ["method=dogo", "peers=[resnet8,resnet8]"]
 
 @pytest.mark.parametrize("here", ["cifar10.npz"], indirect=True)
 def test_a_pair_learns_on_cifar_10_without_labels(here, tmp_path):
-    words = [*PAIR, "data=arrays", f"data.path={here}", "data.limit=4000", "epochs=12", "batch_size=128"]
+    words = [*PAIR, "data=arrays", f"data.path={here}", "data.limit=3000", "epochs=8", "batch_size=128"]
     summary = train([*words, "probe.linear=false"], tmp_path)
     for name, scores in summary["peers"].items():
         assert scores["knn"]["20"] > summary["baselines"]["untrained"][name]["knn"]["20"] + 0.05
@@ -43,14 +43,15 @@ def test_fashion_mnist_runs(here, tmp_path):
 @pytest.mark.parametrize("here", ["tiny-imagenet-50"], indirect=True)
 def test_a_folder_of_photographs_runs(here, tmp_path):
     words = ["data=folder", f"data.root={here}", "data.limit=1000", "data.size=32", "epochs=2"]
-    summary = train([*PAIR, *words, "batch_size=100"], tmp_path)
-    assert summary["steps"] == 20 and min(s["linear"] for s in summary["peers"].values()) > 2 / 50
+    summary = train([*PAIR, *words, "batch_size=100", "probe.linear=false"], tmp_path)
+    assert summary["steps"] == 20 and min(s["knn"]["20"] for s in summary["peers"].values()) > 2 / 50
 
 
 @pytest.mark.parametrize("here", ["cifar10.npz"], indirect=True)
-def test_four_peers_of_four_architectures_train_together(here, tmp_path):
+def test_four_peers_of_three_architectures_train_together(here, capsys):
     peers = "peers=[resnet20,resnet20,wrn-16-2,mobilenetv3_small_100]"
-    words = [peers, "data=arrays", f"data.path={here}", "data.limit=64", "epochs=2", "batch_size=32"]
-    summary = train([*words, "probe.linear=false", "probe.baselines=false"], tmp_path)
-    assert [summary["peers"][name]["parameters"] for name in summary["peers"]][:2] == [271824, 271824]
-    assert len(summary["peers"]) == 4
+    words = [peers, "data=arrays", f"data.path={here}", "data.limit=64", "batch_size=32"]
+    assert main([*words, "dry_run=true"]) == 0
+    said = capsys.readouterr().out
+    assert "mobilenetv3_small_100 <── resnet20_1, resnet20_2, wrn-16-2" in said
+    assert "kl/mobilenetv3_small_100<-wrn-16-2" in said
