@@ -2,7 +2,8 @@
 
 import sys
 
-from ssl_kd.cli import guarded, probe
+from ssl_kd.cli import probe
+from ssl_kd.errors import guarded
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda words: probe("linear", words), sys.argv[1:]))

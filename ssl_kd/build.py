@@ -1,12 +1,10 @@
 """From a composed config to objects: every option is checked against the constructor that takes it."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -17,6 +15,7 @@ from ssl_kd.encoder import Encoder, Head
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError
 from ssl_kd.optim import param_groups
+from ssl_kd.registry import check, function, make, target
 from ssl_kd.schedules import Weight
 from ssl_kd.streams import seed_of
 from ssl_kd.terms import Each, Edge, Mutual
@@ -25,16 +24,23 @@ from ssl_kd.terms import Each, Edge, Mutual
 _DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
 
 
-def check(config: DictConfig) -> None:
+def check_options(config: DictConfig) -> None:
     """Refuses options that no constructor takes, and targets that do not exist. Raises InputError."""
-    _check(config, "")
+
+    def beside(path: str) -> tuple[str, ...]:
+        if path == "data":
+            return _DATA_KEYS
+        if path.startswith("peers."):
+            return ("reads",) if ".heads." in path else ("frozen", "follow", "lr_scale")
+        return ()
+
+    check(config, beside)
 
 
 def read_data(config: DictConfig) -> Data:
     """The images, and with them what the config left open: `classes` and `steps`."""
-    target = _target(config.data, "data")
-    takes = inspect.signature(target).parameters
-    data = _make({k: v for k, v in config.data.items() if k not in _DATA_KEYS or k in takes})
+    takes = inspect.signature(target(config.data, "data")).parameters
+    data = make({k: v for k, v in config.data.items() if k not in _DATA_KEYS or k in takes})
     config.classes = len(data.train.classes) or None
     config.steps = config.epochs * max(1, len(data.train) // config.batch_size)
     for name, term in config.terms.items():
@@ -48,15 +54,15 @@ def build_terms(config: DictConfig) -> list[Term]:
     terms: list[Term] = []
     for name, node in config.terms.items():
         path = f"terms.{name}"
-        shape = _target(node, path)
+        shape = target(node, path)
         if shape not in (Each, Edge, Mutual):  # any function of a term's signature
-            terms.append(_function(node, path))
+            terms.append(function(node, path))
             continue
-        options = {key: _make(value) for key, value in node.items() if key not in ("_target_", "loss")}
+        options = {key: make(value) for key, value in node.items() if key not in ("_target_", "loss")}
         if "loss" not in node:
             raise InputError(f"{path}.loss is needed: the function that the term computes")
         try:
-            term = shape(name=str(name), loss=_function(node.loss, f"{path}.loss"), **options)
+            term = shape(name=str(name), loss=function(node.loss, f"{path}.loss"), **options)
         except TypeError as error:
             raise InputError(f"{path}: {' '.join(str(error).split())}") from error
         if term.links():
@@ -82,7 +88,7 @@ def build_cohort(
         if node.get("frozen"):
             frozen.append(str(name))
         if node.get("follow"):
-            options = {str(key): _make(value) for key, value in node.follow.items()}
+            options = {str(key): make(value) for key, value in node.follow.items()}
             odd = [key for key in options if key not in Follow.__dataclass_fields__]
             if odd or "leader" not in options:
                 wrong = f'takes no "{odd[0]}"' if odd else "needs a leader"
@@ -97,8 +103,8 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
     """The optimiser over all learning peers, and its learning rate as a function of the step."""
     scales = {str(name): peer.get("lr_scale", 1.0) for name, peer in config.peers.items()}
     decay = config.optim.optimizer.get("weight_decay", 0.0)
-    optimizer = _make(config.optim.optimizer, param_groups(cohort, decay, scales))
-    return [optimizer], [_make(config.optim.rate)]
+    optimizer = make(config.optim.optimizer, param_groups(cohort, decay, scales))
+    return [optimizer], [make(config.optim.rate)]
 
 
 def build_batches(
@@ -115,11 +121,11 @@ def build_batches(
         data.train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
     )
     node = config.recipe
-    takes = inspect.signature(_target(node, "recipe")).parameters
-    if inspect.isclass(_target(node, "recipe")):
-        recipe = _make(node, **({"seed": config.seed} if "seed" in takes and "seed" not in node else {}))
+    takes = inspect.signature(target(node, "recipe")).parameters
+    if inspect.isclass(target(node, "recipe")):
+        recipe = make(node, **({"seed": config.seed} if "seed" in takes and "seed" not in node else {}))
     else:
-        recipe = _function(node, "recipe")
+        recipe = function(node, "recipe")
 
     def batches(start: int) -> Iterator[Batch | list[Batch]]:
         for index, raw in enumerate(loader(start), start):
@@ -138,14 +144,13 @@ def _split(raw: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:
     if "_target_" in node:
-        peer = _make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale")})
+        peer = make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale")})
         return peer
-    target = _target(node.backbone, f"peers.{name}.backbone")
     known = {"channels": channels, "size": config.data.size, "mean": config.data.mean, "std": config.data.std}
-    takes = inspect.signature(target).parameters
-    given = {key: _make(value) for key, value in known.items() if key in takes and key not in node.backbone}
+    takes = inspect.signature(target(node.backbone, f"peers.{name}.backbone")).parameters
+    given = {key: make(value) for key, value in known.items() if key in takes and key not in node.backbone}
     try:
-        backbone = _make(node.backbone, **given)
+        backbone = make(node.backbone, **given)
     except TypeError as error:  # an option of a network whose constructor takes anything
         raise InputError(f"peers.{name}.backbone: {' '.join(str(error).split())}") from error
     heads: dict[str, nn.Module | Head] = {}
@@ -158,14 +163,14 @@ def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.
             f"peers.{name}.heads.{head_name}",
         )
         heads[str(head_name)] = Head(module, reads)
-    options = {key: _make(node[key]) for key in ("views", "stages", "per_view") if key in node}
+    options = {key: make(node[key]) for key in ("views", "stages", "per_view") if key in node}
     return Encoder(backbone, heads, **options)
 
 
 def _head(node: dict[str, Any], width: int, path: str) -> nn.Module:
     """A head is told the width of what it reads as its first argument, unless the config says it itself."""
-    first = next(iter(inspect.signature(_target(node, path)).parameters), None)
-    return _make(node) if first is None or first in node else _make(node, width)
+    first = next(iter(inspect.signature(target(node, path)).parameters), None)
+    return make(node) if first is None or first in node else make(node, width)
 
 
 def _width(
@@ -231,68 +236,6 @@ def _returns(peers: dict[str, nn.Module], terms: Sequence[Term] | None) -> dict[
         if hasattr(peer, "advance"):
             returns[name] = [*returns[name], *getattr(peer, "outputs", ())]
     return returns
-
-
-def _check(node: Any, path: str) -> None:
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            _check_options(node, path)
-        for key in node:
-            _check(node._get_node(key), f"{path}.{key}" if path else str(key))
-    elif OmegaConf.is_list(node):
-        for i in range(len(node)):
-            _check(node._get_node(i), f"{path}[{i}]")
-
-
-def _check_options(node: DictConfig, path: str) -> None:
-    parameters = inspect.signature(_target(node, path)).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    beside = {"data": _DATA_KEYS}.get(
-        path, ("frozen", "follow", "lr_scale") if path.startswith("peers.") else ()
-    )
-    beside = (*beside, "reads") if ".heads." in path else beside
-    for key in node:
-        if key not in parameters and key not in beside and not str(key).startswith("_"):
-            options = [p for p in parameters if p != "self"]
-            match = difflib.get_close_matches(str(key), options, n=1, cutoff=0.5)
-            hint = f'did you mean "{path}.{match[0]}"?' if match else f"it takes: {', '.join(options)}"
-            raise InputError(f'"{path}.{key}" is not an option of {node._target_}; {hint}')
-
-
-def _target(node: Any, path: str) -> Callable[..., Any]:
-    if not node or "_target_" not in node:
-        raise InputError(f"{path} must say what to build, as {path}._target_=module.name")
-    try:
-        return get_object(node["_target_"])
-    except Exception as error:  # hydra's own class, whatever stopped the import
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f'{path}: "{node["_target_"]}" cannot be imported ({cause})') from error
-
-
-def _make(node: Any, *args: Any, **options: Any) -> Any:
-    """The object that a node describes; plain values and lists as they are."""
-    if isinstance(node, dict):
-        node = OmegaConf.create(node)
-    if isinstance(node, DictConfig) and "_target_" not in node:
-        return {key: _make(value) for key, value in node.items()}
-    if OmegaConf.is_list(node):
-        return [_make(value) for value in node]
-    if not isinstance(node, DictConfig):
-        return node
-    try:
-        return instantiate(OmegaConf.to_container(node, resolve=True), *args, **options, _convert_="all")
-    except Exception as error:  # hydra wraps what the constructor raised
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError | TypeError):
-            raise cause from error
-        raise
-
-
-def _function(node: DictConfig, path: str) -> Callable[..., Any]:
-    """A function with its options bound, or the object that a class makes (a module with a forward)."""
-    target = _target(node, path)
-    return _make(node) if inspect.isclass(target) else _make(node, _partial_=True)
 
 
 def _words(node: Any) -> set[str]:

@@ -1,8 +1,9 @@
 """The command `ssl-kd`. Nothing heavy is imported before it is known to be needed."""
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+from ssl_kd.errors import guarded
 
 HELP = """ssl-kd: small networks that learn together, without labels
 
@@ -29,24 +30,7 @@ Exit codes: 0 done, 2 bad input (one sentence says what), 130 stopped by Ctrl-C 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ssl-kd COMMAND key=value ...`; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(_main, words)
-
-
-def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
-    """Runs `work(words)`; bad input becomes one sentence on stderr and exit code 2."""
-    from ssl_kd.errors import InputError
-
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the user's own functions, by `_target_`
-    try:
-        return work(words)
-    except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"ssl-kd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(_main, list(sys.argv[1:] if argv is None else argv))
 
 
 def _main(words: list[str]) -> int:

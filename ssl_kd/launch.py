@@ -23,7 +23,7 @@ def launched() -> bool:
 
 
 def spawn(words: Sequence[str], processes: int) -> int:
-    """Runs `ssl-kd train words...` in `processes` processes; returns the worst exit code.
+    """Runs `ssl-kd train words...` in `processes` processes; returns the exit code of one that failed, or 0.
 
     Ctrl-C reaches all of them from the terminal. When one fails, the others are ended.
     """
@@ -58,4 +58,6 @@ def _wait(children: Sequence[subprocess.Popen]) -> int:
             for child in children:
                 child.terminate()
         time.sleep(0.05)
-    return max(abs(child.returncode) for child in children)
+    failed = [child.returncode for child in children if child.returncode > 0]
+    ended = [128 - child.returncode for child in children if child.returncode < 0]  # by a signal
+    return min(failed or ended or [0])

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
-from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, check, read_data
+from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, check_options, read_data
 from ssl_kd.cohort import Batch, Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
@@ -47,7 +47,7 @@ class Parts:
 
 def train(config: DictConfig) -> int:
     """Runs, resumes or reports the run of `config`; returns the exit code."""
-    check(config)
+    check_options(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     threads = set_threads(config.threads)

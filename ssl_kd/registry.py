@@ -1,0 +1,72 @@
+"""Nodes of a config that name what to build (`_target_`): found, checked against its signature, made."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_kd.errors import InputError
+
+Beside = Callable[[str], Collection[str]]  # path of a node -> keys that are not for its constructor
+
+
+def check(node: Any, beside: Beside, path: str = "") -> None:
+    """Refuses options that no constructor takes, and targets that do not exist. Raises InputError."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            _check_options(node, beside(path), path)
+        for key in node:
+            check(node._get_node(key), beside, f"{path}.{key}" if path else str(key))
+    elif OmegaConf.is_list(node):
+        for i in range(len(node)):
+            check(node._get_node(i), beside, f"{path}[{i}]")
+
+
+def _check_options(node: DictConfig, beside: Collection[str], path: str) -> None:
+    parameters = inspect.signature(target(node, path)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in node:
+        if key not in parameters and key not in beside and not str(key).startswith("_"):
+            options = [p for p in parameters if p != "self"]
+            match = difflib.get_close_matches(str(key), options, n=1, cutoff=0.5)
+            hint = f'did you mean "{path}.{match[0]}"?' if match else f"it takes: {', '.join(options)}"
+            raise InputError(f'"{path}.{key}" is not an option of {node._target_}; {hint}')
+
+
+def target(node: Any, path: str) -> Callable[..., Any]:
+    """What the node names. Raises InputError."""
+    if not node or "_target_" not in node:
+        raise InputError(f"{path} must say what to build, as {path}._target_=module.name")
+    try:
+        return get_object(node["_target_"])
+    except Exception as error:  # hydra's own class, whatever stopped the import
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f'{path}: "{node["_target_"]}" cannot be imported ({cause})') from error
+
+
+def make(node: Any, *args: Any, **options: Any) -> Any:
+    """The object that a node describes; plain values and lists as they are."""
+    if isinstance(node, dict):
+        node = OmegaConf.create(node)
+    if isinstance(node, DictConfig) and "_target_" not in node:
+        return {key: make(value) for key, value in node.items()}
+    if OmegaConf.is_list(node):
+        return [make(value) for value in node]
+    if not isinstance(node, DictConfig):
+        return node
+    try:
+        return instantiate(OmegaConf.to_container(node, resolve=True), *args, **options, _convert_="all")
+    except Exception as error:  # hydra wraps what the constructor raised
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError | TypeError):
+            raise cause from error
+        raise
+
+
+def function(node: DictConfig, path: str) -> Callable[..., Any]:
+    """A function with its options bound, or the object that a class makes (a module with a forward)."""
+    return make(node) if inspect.isclass(target(node, path)) else make(node, _partial_=True)
