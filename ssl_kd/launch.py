@@ -22,7 +22,7 @@ def launched() -> bool:
     return any(name in os.environ for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
 
 
-def spawn(words: Sequence[str], processes: int) -> int:
+def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
     """Runs `ssl-kd train words...` in `processes` processes; returns the exit code of one that failed, or 0.
 
     Ctrl-C reaches all of them from the terminal. When one fails, the others are ended.
@@ -33,10 +33,8 @@ def spawn(words: Sequence[str], processes: int) -> int:
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"LOCAL_WORLD_SIZE": str(processes)}
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes)))}
-    if not os.path.exists(
-        "/dev/nvidia0"
-    ):  # without this, accelerate would look for an accelerator's process group
-        shared["ACCELERATE_USE_CPU"] = "1"
+    if device == "cpu" or not os.path.exists("/dev/nvidia0"):
+        shared["ACCELERATE_USE_CPU"] = "1"  # or accelerate asks for an accelerator's process group
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "ssl_kd.train", *words],

@@ -21,7 +21,7 @@ def _main(words: list[str]) -> int:
 
     config = compose(words)
     if config.processes and config.processes > 1 and not launched():
-        return spawn(words, config.processes)
+        return spawn(words, config.processes, config.device)
     from ssl_kd.training import train
 
     return train(config)
