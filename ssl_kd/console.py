@@ -1,13 +1,14 @@
 """What a person sees: a progress bar on a terminal, a few plain lines in a pipe, a table at the end."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 PLAIN_LINES = 10  # of progress, where there is no terminal
 MANY_TERMS = 4  # that one line can show
@@ -28,21 +29,25 @@ class Meter:
         self.note = ""
         self.bar: Progress | None = None
         if shown and self.out.is_terminal and start < steps:
+            whole, rest = (
+                Column(no_wrap=True, min_width=5),
+                Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            )
             self.bar = Progress(
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(bar_width=24),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True, min_width=9)),
+                BarColumn(bar_width=12, table_column=Column(min_width=12)),
+                TimeRemainingColumn(compact=True, table_column=whole),
+                TextColumn("left", table_column=Column(min_width=4)),
+                TextColumn("{task.description}", table_column=rest),
                 console=self.out,
+                expand=True,
             )
             self.task = self.bar.add_task("", total=steps, completed=start)
             self.bar.start()
 
     def due(self, step: int) -> bool:
         """Whether a plain line is to be printed at this step."""
-        share = max(1, (self.steps - self.start) // PLAIN_LINES)
+        share = max(1, math.ceil((self.steps - self.start) / PLAIN_LINES))
         return self.shown and self.bar is None and ((step - self.start) % share == 0 or step == self.steps)
 
     def tick(self, step: int) -> None:
@@ -51,12 +56,12 @@ class Meter:
             self.bar.update(self.task, completed=step)
 
     def report(self, step: int, terms: Mapping[str, float], rate: float) -> None:
-        """Shows the terms (raw; where they are many, the mean of each name) and images per second."""
-        if len(terms) > MANY_TERMS:
+        """Shows the terms (raw; each name's mean, where a line has no room for all) and images per second."""
+        if len(terms) > (1 if self.bar else MANY_TERMS):
             groups: dict[str, list[float]] = {}
             for name, value in terms.items():
                 groups.setdefault(name.split("/")[0], []).append(value)
-            terms = {f"{name} (mean of {len(each)})": sum(each) / len(each) for name, each in groups.items()}
+            terms = {name: sum(each) / len(each) for name, each in groups.items()}
         text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
         if self.bar is not None:
@@ -100,6 +105,8 @@ def score_table(peers: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table
 
 def deploy(peers: Mapping[str, Any]) -> str:
     """Which peer to use. Chosen on the held-out tenth of the train split: the test split selects nothing."""
+    if len(peers) == 1:
+        return f"deploy {next(iter(peers))}, the only peer"
     judged = {name: scores for name, scores in peers.items() if scores.get("linear_held_out") is not None}
     if not judged:
         name = min(peers, key=lambda name: peers[name]["parameters"])

@@ -196,7 +196,8 @@ def _summary(
 
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
-    _say(parts, score_table(summary["peers"], summary["baselines"]))
+    if not missing:
+        _say(parts, score_table(summary["peers"], summary["baselines"]))
     _say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
     if missing:
         _say(parts, missing)

@@ -131,12 +131,11 @@ class Prober:
         with self.logger.paused():
             self.last = (step, self.score(self.cohort))
         self.logger.scores(step, self.last[1])
-        shown = [
-            f"{name} {100 * list(s['knn'].values())[-1]:.1f}"
-            for name, s in self.last[1].items()
-            if "knn" in s
-        ]
-        self.logger.meter.note = f"kNN {', '.join(shown)} %" if shown else ""
+        ks = [k for scores in self.last[1].values() for k in scores.get("knn", ())]
+        if ks:
+            k = "20" if "20" in ks else ks[-1]
+            shown = " ".join(f"{100 * scores['knn'][k]:.1f}" for scores in self.last[1].values())
+            self.logger.meter.note = f"kNN{k} {shown} %"
 
 
 class Saver:

@@ -27,7 +27,9 @@ def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...]]:
         try:  # given a path, numpy would leave a damaged file open
             archive = np.load(opened.enter_context(path.open("rb")), allow_pickle=False)
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
-            raise InputError(f"{path} is not a readable .npz file ({first_line(error)})") from error
+            # numpy takes any text for a pickle, and advises to load it
+            why = "" if "pickle" in str(error) else f" ({first_line(error)})"
+            raise InputError(f"{path} is not a readable .npz file{why}") from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} is a single array, not an .npz file with train_images")
         opened.enter_context(archive)
