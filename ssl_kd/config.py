@@ -109,7 +109,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
             assigned.append((word, None))
         elif not equals:
             raise InputError(f'"{word}" is not an option; options are written key=value, as in epochs=10')
-        elif key in GROUPS:
+        elif key in GROUPS and not text.startswith("{"):  # a mapping describes one instead of naming it
             if text not in choices(key):
                 raise InputError(f'there is no {key} "{text}"; {nearest(text, choices(key))}')
             picked.append(f"{key}={text}")

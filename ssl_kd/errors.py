@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -26,8 +27,17 @@ def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
     try:
         return work(words)
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"ssl-kd: {error}", file=sys.stderr)
+        follower = os.environ.get("RANK", "0") != "0"
+        if follower:
+            time.sleep(3)  # where the first process met the same, it says so, and this one is ended
+        print(f"ssl-kd: {error}", file=sys.stderr, flush=True)
+        if follower:
+            os._exit(2)  # an orderly end would first wait for the others, who wait for this one
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Most likely another process is ending: what it says is the cause, and this one is ended with it.
+            time.sleep(6)
+        raise

@@ -50,8 +50,8 @@ def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
 
 
 def _wait(children: Sequence[subprocess.Popen]) -> int:
-    while any(child.poll() is None for child in children):
-        if any(child.returncode not in (None, 0, 130) for child in children):
+    while None in (codes := [child.poll() for child in children]):
+        if any(code not in (None, 0, 130) for code in codes):
             time.sleep(1.0)  # the others may be about to say why, too
             for child in children:
                 child.terminate()

@@ -125,6 +125,20 @@ def test_processes_are_started_and_counted(tmp_path):
     assert bad.stderr == 'ssl-kd: the term "kl" names the peer "c", and there are: a, b\n'
 
 
+def test_what_only_the_second_process_meets_is_said_once_too(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from ssl_kd import InputError\n"
+        "def recipe(batch, index):\n"
+        "    if batch['row'][0] > 0:\n"
+        "        raise InputError('only the second process sees this')\n"
+        "    return {**batch, 'views': batch['image'].float().expand(2, -1, -1, -1, -1) / 255}\n"
+    )
+    words = ["recipe={_target_: bad.recipe}", "recipe=own", "processes=2", *QUICK]
+    done = run(*KD, "train", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "ssl-kd: only the second process sees this"
+
+
 def test_a_count_of_processes_that_the_launcher_ignored_is_noticed(tmp_path):
     done = run(
         sys.executable, ROOT / "ssl_kd/train.py", "processes=2", *QUICK, folder=tmp_path, LOCAL_RANK="-1"
