@@ -1,14 +1,17 @@
 """Images per second of a training step: ours, the lightly recipe, and the bare step, on the same images.
 
-    python benchmarks/throughput.py backbone=resnet18 batch_size=128 rounds=5 [method=simclr] [peers=1]
+    python benchmarks/throughput.py backbone=resnet18 batch_size=128 [method=dogo] [peers=[1,2,4]] [rounds=5]
 
-ours: `Batches`, the recipe, `step`, a Logger at its defaults: all that a run does between two checkpoints.
-lightly: the SimCLR example of its documentation (1.6): PIL transforms in worker processes, float32, SGD;
-    left out for more than one peer, which it does not have.
-bare: forward, loss, backward, update on views that are ready, in our precision and layout: the limit.
+ours: what a run does between two checkpoints: loader, recipe, `step` through Accelerate, the Logger.
+bare: forward, terms, backward, update on views that are ready, in our precision and layout: the limit.
+lightly: the SimCLR example of its documentation for CIFAR-10: SimCLRTransform(32, gaussian_blur=0.0) on PIL
+    images in worker processes, NTXentLoss, SGD with rate 0.06, float32; on our backbone, which normalises by
+    itself. Left out for other methods and for more than one peer: it has neither.
 
-Each round runs the sides one after the other and writes a JSON line; the last line has the medians, and
-`ratio_lightly` and `ratio_bare`: the median of the rounds' ratios, and their range.
+Each round runs one side after the other and writes a JSON line. The last lines have the medians;
+`ratio_lightly` and `ratio_bare`, medians of the rounds' ratios of images per second; `ratio_peers_N`, of the
+seconds per step of N peers and of the first number asked for; each with its range; and what monitoring and a
+queue's write take of a step.
 """
 
 import json
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,65 +34,105 @@ from torch import nn
 from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, read_data
 from ssl_kd.config import compose, options
 from ssl_kd.console import Meter
-from ssl_kd.engine import step
-from ssl_kd.machine import pick_device, pick_precision, set_threads
+from ssl_kd.engine import Result, step
+from ssl_kd.machine import compile_networks, pick_device, pick_precision, set_threads
+from ssl_kd.memory import Queue
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger
 
 DEFAULTS: dict[str, Any] = {
     "method": "simclr",
     "backbone": "resnet18",
-    "peers": 1,
+    "peers": [1],
     "batch_size": 128,
     "size": 32,
-    "steps": 4,
+    "steps": 2,
     "rounds": 5,
-    "images": 2048,
     "workers": 2,
     "precision": "auto",
+    "compile": False,
     "lightly": True,
 }
+BATCHES = 8  # distinct batches of images
+QUEUES = (4096, 65536)  # rows
 
 
-class Ours:
-    """Our step on `device`; with `ready` views it is the bare step."""
+class Cohorts:
+    """What both of our sides train: the cohort of a config, its terms, its optimiser."""
 
-    def __init__(self, asked: dict[str, Any], images: Path, accelerator: Accelerator, ready: bool) -> None:
-        peers = ",".join([str(asked["backbone"])] * asked["peers"])
-        words = [
-            f"method={asked['method']}",
-            f"peers=[{peers}]",
-            f"batch_size={asked['batch_size']}",
-            "epochs=100",
-        ]
-        config = compose([*words, "data=arrays", f"data.path={images}", f"data.size={asked['size']}"])
-        data = read_data(config)
-        terms = build_terms(config)
-        cohort = build_cohort(config, data.train.shape, terms)
-        optimizers, _ = build_optimizers(config, cohort)
-        batches, per_epoch = build_batches(config, data, accelerator.device)
-        self.accelerator, self.terms = accelerator, terms
-        self.cohort, *self.optimizers = accelerator.prepare(cohort.train(), *optimizers)
-        self.stream = batches(0)
-        self.batch = next(self.stream) if ready else None
-        run = Run(tempfile.mkdtemp())
-        self.logger = Logger(
-            run, Meter(10**9, 0, False), optimizers, per_epoch, config.batch_size, config.log_every
+    def __init__(self, asked: dict[str, Any], peers: int, images: Path, accelerator: Accelerator) -> None:
+        names = ",".join([str(asked["backbone"])] * peers)
+        words = [f"method={asked['method']}", f"peers=[{names}]", f"batch_size={asked['batch_size']}"]
+        config = compose(
+            [*words, "data=arrays", f"data.path={images}", f"data.size={asked['size']}", "epochs=100"]
         )
+        data = read_data(config)
+        self.config, self.accelerator = config, accelerator
+        self.terms = build_terms(config)
+        cohort = build_cohort(config, data.train.shape, self.terms).train()
+        if asked["compile"]:
+            compile_networks(cohort)
+        self.plain_optimizers, _ = build_optimizers(config, cohort)
+        self.cohort, *self.optimizers = accelerator.prepare(cohort, *self.plain_optimizers)
+        batches, self.per_epoch = build_batches(config, data, accelerator.device)
+        self.stream = batches(0)
         self.index = 0
+
+
+class Ours(Cohorts):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        meter = Meter(10**9, 0, False)
+        config = self.config
+        self.logger = Logger(
+            Run(tempfile.mkdtemp()),
+            meter,
+            self.plain_optimizers,
+            self.per_epoch,
+            config.batch_size,
+            config.log_every,
+        )
+        self.result: Result | None = None
 
     def steps(self, count: int) -> None:
         for _ in range(count):
-            batch = next(self.stream) if self.batch is None else self.batch
-            result = step(self.cohort, self.terms, batch, self.optimizers, self.accelerator, self.index)
+            batch = next(self.stream)
+            self.result = step(self.cohort, self.terms, batch, self.optimizers, self.accelerator, self.index)
             self.index += 1
-            if self.batch is None:
-                self.logger(self.index, result)
+            self.logger(self.index, self.result)
+
+    def monitoring(self, calls: int = 200) -> float:
+        """Seconds that the Logger takes per step, written lines and TensorBoard included."""
+        assert self.result is not None
+        began = time.perf_counter()
+        for _ in range(calls):
+            self.index += 1
+            self.logger(self.index, self.result)
+        return (time.perf_counter() - began) / calls
+
+
+class Bare(Cohorts):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.module = self.accelerator.unwrap_model(self.cohort, keep_fp32_wrapper=False)
+        self.batch = next(self.stream)
+
+    def steps(self, count: int) -> None:
+        half = self.accelerator.mixed_precision == "bf16"
+        for _ in range(count):
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
+                outputs = self.module(self.batch)
+            scalars = [
+                value for term in self.terms for value in term(outputs, self.batch, self.index).values()
+            ]
+            torch.stack([raw * weight for raw, weight in scalars]).sum().backward()
+            for optimizer in self.plain_optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.index += 1
 
 
 class Lightly:
-    """SimCLR on CIFAR-10 as lightly documents it: SimCLRTransform(32) without blur, NTXentLoss, SGD."""
-
     def __init__(self, asked: dict[str, Any], images: np.ndarray, device: torch.device) -> None:
         from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
@@ -97,13 +141,12 @@ class Lightly:
         from ssl_kd.backbones import create
 
         backbone = create(asked["backbone"], size=asked["size"])  # the same network, in its default layout
-        head = SimCLRProjectionHead(backbone.width, 512, 128)
-        self.model = nn.Sequential(backbone, head).to(device)
+        self.model = nn.Sequential(backbone, SimCLRProjectionHead(backbone.width, 512, 128)).to(device)
         self.loss, self.device = NTXentLoss(), device
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.06)
-        dataset = _Pil(images, SimCLRTransform(input_size=asked["size"], gaussian_blur=0.0, normalize=None))
+        transform = SimCLRTransform(input_size=asked["size"], gaussian_blur=0.0, normalize=None)
         self.loader = torch.utils.data.DataLoader(
-            dataset,
+            _Pil(images, transform),
             batch_size=asked["batch_size"],
             shuffle=True,
             drop_last=True,
@@ -136,19 +179,47 @@ class _Pil(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[i]))
 
 
-def seconds(side: Any, count: int, device: torch.device) -> float:
-    """Of `count` steps, after two that fill caches and empty prefetched queues."""
-    side.steps(2)
-    _wait(device)
-    began = time.perf_counter()
-    side.steps(count)
-    _wait(device)
-    return time.perf_counter() - began
+def queue_write(rows: int, new: int, device: torch.device) -> float:
+    """Seconds to put `new` rows of 128 into a queue, median of 50."""
+    queue, said = Queue("", rows).to(device), {"new": torch.randn(new, 128, device=device)}
+    found = []
+    for _ in range(50):
+        began = time.perf_counter()
+        queue.advance(said)
+        _wait(device)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _seconds(side: Any, count: int, device: torch.device) -> float:
+    """Per step, after one that warms the caches and empties a queue of prefetched batches."""
+    side.steps(1)
+    _wait(device)
+    began = time.perf_counter()
+    side.steps(count)
+    _wait(device)
+    return (time.perf_counter() - began) / count
+
+
+def _ratio(above: list[float], below: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def main(words: list[str]) -> None:
@@ -157,47 +228,61 @@ def main(words: list[str]) -> None:
     if unknown:
         sys.exit(f"throughput.py: no option {', '.join(sorted(unknown))}; there are: {', '.join(DEFAULTS)}")
     asked = {**DEFAULTS, **given}
+    counts = asked["peers"] if isinstance(asked["peers"], list) else [asked["peers"]]
     device = pick_device("auto")
     precision = pick_precision(asked["precision"], device)
     threads = set_threads(None)
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no"
     )
-    shape = (asked["images"], asked["size"], asked["size"], 3)
+    shape = (BATCHES * asked["batch_size"], asked["size"], asked["size"], 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     path = Path(tempfile.mkdtemp()) / "images.npz"
     np.savez(path, train_images=images)
-    sides: dict[str, Any] = {
-        "ours": Ours(asked, path, accelerator, ready=False),
-        "bare": Ours(asked, path, accelerator, ready=True),
-    }
-    if asked["lightly"] and asked["peers"] == 1 and asked["method"] == "simclr":
+
+    sides: dict[str, Any] = {f"ours_{count}": Ours(asked, count, path, accelerator) for count in counts}
+    first = next(iter(sides))
+    sides["bare"] = Bare(asked, counts[0], path, accelerator)
+    if asked["lightly"] and counts[0] == 1 and asked["method"] == "simclr":
         sides["lightly"] = Lightly(asked, images, accelerator.device)
     setting = {
         **asked,
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
         "threads": threads,
-        "precision": {"ours": precision, "bare": precision, "lightly": "float32"},
-        "torch": torch.__version__,
+        "ours": {"precision": precision, "workers": 0, "layout": "channels_last"},
+        "their": {"precision": "float32", "workers": asked["workers"], "layout": "contiguous"},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "lightly", "accelerate")},
     }
-    print(json.dumps({"setting": setting}))
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    print(json.dumps({"setting": setting}), flush=True)
+    took: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(asked["rounds"]):
         for name, side in sides.items():
-            rate = asked["steps"] * asked["batch_size"] / seconds(side, asked["steps"], accelerator.device)
-            rates[name].append(rate)
-        print(
-            json.dumps({"round": number, **{name: round(rate[-1], 1) for name, rate in rates.items()}}),
-            flush=True,
+            took[name].append(_seconds(side, asked["steps"], accelerator.device))
+        rates = {name: round(asked["batch_size"] / found[-1], 1) for name, found in took.items()}
+        print(json.dumps({"round": number, **rates}), flush=True)
+
+    medians = {name: statistics.median(found) for name, found in took.items()}
+    rates = {name: round(asked["batch_size"] / found, 1) for name, found in medians.items()}
+    print(
+        json.dumps(
+            {"images_per_second": rates, "seconds_per_step": {k: round(v, 4) for k, v in medians.items()}}
         )
-    summary: dict[str, Any] = {name: round(statistics.median(rate), 1) for name, rate in rates.items()}
-    for name in [name for name in sides if name != "ours"]:
-        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[name], strict=True)]
-        summary[f"ratio_{name}"] = round(statistics.median(ratios), 3)
-        summary[f"ratio_{name}_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
-    print(json.dumps({"images_per_second": summary}))
+    )
+    ratios = {
+        f"ratio_{name}": _ratio(took[name], took[first]) for name in ("bare", "lightly") if name in took
+    }
+    ratios |= {
+        f"ratio_peers_{count}": _ratio(took[f"ours_{count}"], took[first])
+        for count in counts
+        if f"ours_{count}" != first
+    }
+    print(json.dumps(ratios))
+    rows = 2 * asked["batch_size"]
+    parts = {"monitoring": sides[first].monitoring()}
+    parts |= {f"queue_write_{size}": queue_write(size, rows, accelerator.device) for size in QUEUES}
+    print(
+        json.dumps({"percent_of_a_step": {k: round(100 * v / medians[first], 3) for k, v in parts.items()}})
+    )
 
 
 if __name__ == "__main__":

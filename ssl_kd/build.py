@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data
+from ssl_kd.data.parts import split
 from ssl_kd.encoder import Encoder, Head
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError
@@ -103,7 +104,10 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
     """The optimiser over all learning peers, and its learning rate as a function of the step."""
     scales = {str(name): peer.get("lr_scale", 1.0) for name, peer in config.peers.items()}
     decay = config.optim.optimizer.get("weight_decay", 0.0)
-    optimizer = make(config.optim.optimizer, param_groups(cohort, decay, scales))
+    node = config.optim.optimizer
+    takes = inspect.signature(target(node, "optim.optimizer")).parameters
+    fused = {"fused": True} if "fused" in takes and not {"fused", "foreach"} & node.keys() else {}
+    optimizer = make(node, param_groups(cohort, decay, scales), **fused)
     return [optimizer], [make(config.optim.rate)]
 
 
@@ -116,6 +120,8 @@ def build_batches(
             f"batch_size {config.batch_size} cannot be split into {config.accumulate} x {world} equal parts "
             "(accumulate x processes)"
         )
+    if config.grad_cache and config.accumulate == 1:
+        raise InputError("grad_cache works on the parts of a batch; say how many by accumulate=...")
     extra = {key: config.data[key] for key in ("resident_bytes", "workers") if key in config.data}
     loader = Batches(
         data.train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
@@ -129,17 +135,10 @@ def build_batches(
 
     def batches(start: int) -> Iterator[Batch | list[Batch]]:
         for index, raw in enumerate(loader(start), start):
-            parts = [recipe(part, index) for part in _split(raw, config.accumulate)]
+            parts = [recipe(part, index) for part in split(raw, config.accumulate)]
             yield parts if config.accumulate > 1 else parts[0]
 
     return batches, loader.steps_per_epoch
-
-
-def _split(raw: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    if count == 1:
-        return [raw]
-    chunks = {key: value.chunk(count) for key, value in raw.items() if isinstance(value, torch.Tensor)}
-    return [{**raw, **{key: value[i] for key, value in chunks.items()}} for i in range(count)]
 
 
 def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:

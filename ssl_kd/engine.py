@@ -1,7 +1,7 @@
 """One step of a cohort, and the loop that calls it. Nothing here knows what the peers look at."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,13 @@ from ssl_kd.cohort import Batch, Cohort, Outputs
 from ssl_kd.distributed import world
 from ssl_kd.schedules import Weight, at
 
-Term = Callable[[Mapping[str, Outputs], Batch, int], dict[str, tuple[Tensor, float]]]
+Scalars = dict[str, tuple[Tensor, float]]
+Term = Callable[[Mapping[str, Outputs], Batch, int], Scalars]
 Watcher = Callable[[int, "Result"], None]
+# The parts of a batch and what was said on each -> the whole batch and what was said on it.
+Join = Callable[[Sequence[Batch], Sequence[Mapping[str, Outputs]]], tuple[Batch, Mapping[str, Outputs]]]
 
-NON_FINITE_CHECK = (
-    20  # steps between two looks at the losses on an accelerator, where each look waits for the device
-)
+NON_FINITE_CHECK = 20  # steps between two looks at the losses on an accelerator, where each look waits
 
 
 class NonFinite(RuntimeError):
@@ -47,38 +48,107 @@ def step(
     index: int,
     known: Mapping[str, Outputs] | list[Mapping[str, Outputs]] | None = None,
     clip: float | None = None,
+    join: Join | None = None,
 ) -> Result:
-    """One optimiser step: forward, terms, one backward over all peers, update, followers.
+    """One optimiser step: forward, terms, backward over all peers, update, followers.
 
     batch: one, or a list whose gradients are averaged into the one step (accumulation).
     known: outputs of peers that need not run; a list where `batch` is one.
     clip: largest gradient norm of each peer.
+    join: with it, the terms see the parts of a list as one batch (gradient caching, at the price of a second
+        forward pass); without it, each part by itself.
     """
     module: Cohort = accelerator.unwrap_model(cohort, keep_fp32_wrapper=True)
     parts = batch if isinstance(batch, list) else [batch]
     knowns = known if isinstance(known, list) else [known] * len(parts)
-    scalars: dict[str, list[tuple[Tensor, float]]] = {}
-    outputs, losses = [], []
-    for number, (part, given) in enumerate(zip(parts, knowns, strict=True)):
+
+    def forward(number: int) -> dict[str, Outputs]:
         module.begin(index, number)
-        with nullcontext() if number == len(parts) - 1 else accelerator.no_sync(cohort):
-            said = cohort({**part, "step": torch.tensor(index)}, given)
-            own = _scalars(terms, said, part, index)
-            loss = torch.stack([raw * weight for raw, weight in own.values()]).sum() / len(parts)
-            accelerator.backward(loss)
-        for key, (raw, weight) in own.items():
-            scalars.setdefault(key, []).append((raw.detach(), weight))
-        losses.append(loss.detach())
-        outputs.append({name: _detached(values) for name, values in said.items()})
+        return cohort({**parts[number], "step": torch.tensor(index)}, knowns[number])
+
+    def apart(number: int) -> AbstractContextManager:
+        """Processes exchange gradients once, with the last part; it holds a forward and its backward."""
+        return nullcontext() if number == len(parts) - 1 else accelerator.no_sync(cohort)
+
+    if join is None or len(parts) == 1:
+        result = _accumulate(parts, terms, index, forward, apart, accelerator.backward)
+    else:
+        result = _cache(module, parts, terms, index, forward, apart, accelerator.backward, join)
     if clip is not None:
         for name in module.trainable:
             accelerator.clip_grad_norm_(module.peers[name].parameters(), clip)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    module.advance(outputs, index)
+    module.advance(result.outputs, index)
+    return result
+
+
+def _accumulate(
+    parts: Sequence[Batch],
+    terms: Sequence[Term],
+    index: int,
+    forward: Callable[[int], dict[str, Outputs]],
+    apart: Callable[[int], AbstractContextManager],
+    backward: Callable[[Tensor], None],
+) -> Result:
+    """Each part by itself; gradients, losses and terms are means over the parts."""
+    scalars: dict[str, list[tuple[Tensor, float]]] = {}
+    outputs, losses = [], []
+    for number, part in enumerate(parts):
+        with apart(number):
+            said = forward(number)
+            own = _scalars(terms, said, part, index)
+            loss = _weighted(own) / len(parts)
+            backward(loss)
+        for key, (raw, weight) in own.items():
+            scalars.setdefault(key, []).append((raw.detach(), weight))
+        losses.append(loss.detach())
+        outputs.append({name: _detached(values) for name, values in said.items()})
     means = {key: (torch.stack([raw for raw, _ in all_]).mean(), all_[0][1]) for key, all_ in scalars.items()}
     return Result(torch.stack(losses).sum(), means, outputs)
+
+
+def _cache(
+    module: Cohort,
+    parts: Sequence[Batch],
+    terms: Sequence[Term],
+    index: int,
+    forward: Callable[[int], dict[str, Outputs]],
+    apart: Callable[[int], AbstractContextManager],
+    backward: Callable[[Tensor], None],
+    join: Join,
+) -> Result:
+    """The terms on all parts at once, and the memory of one (Gao et al. 2021, "GradCache").
+
+    Forward without a graph; the gradient of the loss with respect to the outputs; forward again part by part,
+    where that gradient is handed on. The first pass leaves no trace in buffers (batch norm's statistics).
+    """
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.no_grad():
+        first = [forward(number) for number in range(len(parts))]
+        for buffer, value in before:
+            buffer.copy_(value)
+    leaves = [
+        {name: _leaves(values, name in module.trainable) for name, values in said.items()} for said in first
+    ]
+    whole, said = join(parts, leaves)
+    own = _scalars(terms, said, whole, index)
+    loss = _weighted(own)
+    loss.backward()
+    outputs = []
+    for number, leaf in enumerate(leaves):
+        with apart(number):
+            again = forward(number)
+            handed_on = [
+                (value * leaf[name][key].grad).sum()
+                for name, values in again.items()
+                for key, value in values.items()
+                if isinstance(value, Tensor) and value.requires_grad and leaf[name][key].grad is not None
+            ]
+            backward(torch.stack(handed_on).sum())
+        outputs.append({name: _detached(values) for name, values in again.items()})
+    return Result(loss.detach(), {key: (raw.detach(), weight) for key, (raw, weight) in own.items()}, outputs)
 
 
 def fit(
@@ -93,12 +163,14 @@ def fit(
     start: int = 0,
     watchers: Sequence[Watcher] = (),
     clip: float | None = None,
+    join: Join | None = None,
 ) -> None:
     """Optimiser steps `start` to `steps`.
 
     batches(k): the batches from step k on, this process's share of each.
     rates: learning rate of each optimiser; a parameter group's own "lr_scale" multiplies it.
     watchers: called as `watcher(steps done, result)` after every step; they may stop the loop by raising.
+    clip, join: see `step`.
     Raises NonFinite when a loss is not finite: after that step on a CPU, within NON_FINITE_CHECK steps
     elsewhere.
     """
@@ -113,7 +185,7 @@ def fit(
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ended after step {index} of {steps}")
-        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip)
+        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip, join=join)
         pending.append((index, Result(result.loss, result.terms, [])))
         if len(pending) >= every or index == steps - 1:
             _check_finite(pending)
@@ -122,16 +194,28 @@ def fit(
             watcher(index + 1, result)
 
 
-def _scalars(
-    terms: Sequence[Term], outputs: Mapping[str, Outputs], batch: Batch, index: int
-) -> dict[str, tuple[Tensor, float]]:
-    scalars: dict[str, tuple[Tensor, float]] = {}
+def _scalars(terms: Sequence[Term], outputs: Mapping[str, Outputs], batch: Batch, index: int) -> Scalars:
+    scalars: Scalars = {}
     for term in terms:
         for key, value in term(outputs, batch, index).items():
             if key in scalars:
                 raise ValueError(f'two terms are called "{key}"')
             scalars[key] = value
     return scalars
+
+
+def _weighted(scalars: Scalars) -> Tensor:
+    return torch.stack([raw * weight for raw, weight in scalars.values()]).sum()
+
+
+def _leaves(values: Mapping[str, Any], learns: bool) -> Outputs:
+    """What a peer said, as the start of a new graph."""
+    return {
+        key: value.detach().requires_grad_(learns and value.is_floating_point())
+        if isinstance(value, Tensor)
+        else value
+        for key, value in values.items()
+    }
 
 
 def _detached(values: Mapping[str, Any]) -> Outputs:

@@ -1,9 +1,11 @@
-"""What this machine offers: device, threads, precision."""
+"""What this machine offers: device, threads, precision, a compiler."""
 
 import os
+import shutil
 
 import torch
 
+from ssl_kd.cohort import Cohort
 from ssl_kd.errors import InputError
 from ssl_kd.launch import cores, launched
 
@@ -47,3 +49,15 @@ def pick_precision(wanted: str, device: str) -> str:
         or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     )
     return "bfloat16" if device == "cpu" and fast else "float32"
+
+
+def compile_networks(cohort: Cohort) -> None:
+    """torch.compile for every peer's network, in place: names in a checkpoint stay. It happens at first use.
+
+    Raises InputError without a C++ compiler, which torch needs on a CPU.
+    """
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise InputError("compile=true needs a C++ compiler, and there is neither g++ nor clang++")
+    for peer in cohort.peers.values():
+        network = getattr(peer, "backbone", peer)
+        getattr(network, "net", network).compile()

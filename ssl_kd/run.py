@@ -194,12 +194,12 @@ def _optimizer_state(
 def _restore_optimizers(
     cohort: Cohort, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> None:
-    names = {name: parameter for name, parameter in cohort.named_parameters()}
+    parameters = dict(cohort.named_parameters())
     for key, value in {**tensors, **numbers}.items():
         number, name, entry = key.split("/")
-        parameter = names[name]
-        if isinstance(
-            value, Tensor
-        ):  # the layout of its parameter; a step counter stays where the optimiser keeps it
-            value = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-        optimizers[int(number)].state[parameter][entry] = value
+        parameter, optimizer = parameters[name], optimizers[int(number)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)  # the layout of its parameter
+        elif isinstance(value, Tensor) and optimizer.defaults.get("fused"):
+            value = value.to(parameter.device)  # fused optimisers count their steps on the device
+        optimizer.state[parameter][entry] = value

@@ -92,7 +92,10 @@ def dry_table(config: DictConfig, cohort: "Cohort", result: "Result", seconds: f
         backbone = sum(p.numel() for p in getattr(peer, "backbone", peer).parameters())
         total += sum(p.numel() * p.element_size() for p in peer.parameters())
         sizes.add_row(
-            name, f"{backbone:,}", f"{whole - backbone:,}", "yes" if name in cohort.trainable else "no"
+            name,
+            f"{backbone:,}",
+            f"{whole - backbone:,}",
+            "yes" if whole and name in cohort.trainable else "no",
         )
     used = _peak_memory(torch)
     terms = "  ".join(

@@ -17,11 +17,12 @@ from ssl_kd.cohort import Batch, Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
+from ssl_kd.data.parts import join
 from ssl_kd.distributed import global_batch_norm
-from ssl_kd.engine import NonFinite, Term, fit, step
+from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, parameters
-from ssl_kd.machine import pick_device, pick_precision, set_threads
+from ssl_kd.machine import compile_networks, pick_device, pick_precision, set_threads
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
 from ssl_kd.show import dry_table
@@ -43,6 +44,11 @@ class Parts:
     own_optimizers: Sequence[Optimizer]
     optimizers: Sequence[Optimizer]
     rates: Sequence[Weight]
+
+    @property
+    def join(self) -> Join | None:
+        """What makes the parts of an accumulated batch one for the terms, where the config wants it."""
+        return join if self.config.grad_cache else None
 
 
 def train(config: DictConfig) -> int:
@@ -80,6 +86,8 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
     own = build_cohort(config, data.train.shape, terms)
     if accelerator.num_processes > 1:
         global_batch_norm(own)
+    if config.compile:
+        compile_networks(own)
     own_optimizers, rates = build_optimizers(config, own)
     with warnings.catch_warnings():  # torch 2.15 renames the option that accelerate passes on
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
@@ -93,7 +101,14 @@ def _dry_run(parts: Parts) -> int:
     began = time.monotonic()
     batch = next(parts.batches(0))
     result = step(
-        parts.cohort, parts.terms, batch, parts.optimizers, parts.accelerator, 0, clip=parts.config.clip
+        parts.cohort,
+        parts.terms,
+        batch,
+        parts.optimizers,
+        parts.accelerator,
+        0,
+        clip=parts.config.clip,
+        join=parts.join,
     )
     _say(parts, dry_table(parts.config, parts.own, result, time.monotonic() - began))
     return 0
@@ -124,6 +139,7 @@ def _run(parts: Parts) -> int:
                 start=begun,
                 watchers=[logger, prober, saver],
                 clip=config.clip,
+                join=parts.join,
             )
     except Interrupted:
         logger.close()
@@ -190,6 +206,7 @@ def _summary(
         "peers": {
             name: {"parameters": parameters(peer), **scores.get(name, {})}
             for name, peer in parts.own.peers.items()
+            if parameters(peer)  # a queue is no network
         },
         "baselines": baselines,
     }

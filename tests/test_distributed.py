@@ -59,11 +59,11 @@ def largest_gap(a: dict, b: dict) -> float:
     return max(float((a[key] - b[key]).abs().max()) for key in a) / scale
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo", "dml"])
+@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco", "cached"])
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(found, method):
     one, two = found["one"][method], found["two"][method]
     assert (
-        one.keys() == two.keys() and len([k for k in one if k.startswith("2/")]) > 50
+        one.keys() == two.keys() and len([k for k in one if k.startswith("2/")]) > 15
     )  # three steps, all parameters
     assert largest_gap(one, two) <= 1e-9
 

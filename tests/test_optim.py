@@ -1,9 +1,12 @@
 """Parameter groups, and LARS against the golden values."""
 
+import pytest
 import torch
 from torch import nn
 
+from ssl_kd.build import build_cohort, build_optimizers
 from ssl_kd.cohort import Cohort
+from ssl_kd.config import compose
 from ssl_kd.optim import LARS, param_groups
 from tests.conftest import det
 
@@ -47,3 +50,27 @@ def test_groups_are_by_peer_with_decay_on_weights_alone():
         ("b", 0.1, True, 0.5, 1),
         ("b", 0.0, False, 0.5, 3),
     ]
+
+
+@pytest.mark.parametrize(
+    "words, fused",
+    [
+        ([], True),
+        (["optim=sgd"], True),
+        (["optim.optimizer.fused=false"], False),
+        (["optim.optimizer.foreach=true"], None),
+    ],
+)
+def test_optimisers_that_can_are_fused_unless_told_otherwise(words, fused):
+    config = compose(["method=simclr", "peers=[resnet8]", *words])
+    config.steps = 10
+    (optimizer,), _ = build_optimizers(config, build_cohort(config, (1, 8, 8)))
+    assert optimizer.defaults["fused"] is fused
+    if words == ["optim.optimizer.foreach=true"]:
+        assert optimizer.defaults["foreach"] is True
+
+
+def test_lars_has_no_fused_form_and_is_built_without():
+    config = compose(["method=simclr", "peers=[resnet8]", "optim=lars"])
+    config.steps = 10
+    assert isinstance(build_optimizers(config, build_cohort(config, (1, 8, 8)))[0][0], LARS)

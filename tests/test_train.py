@@ -28,6 +28,7 @@ QUICK = [
     "precision=float32",
     "probe.knn=[1,20]",
 ]
+MOCO = ["peers.query.backbone=resnet8", "peers.key.backbone=resnet8", "peers.queue.size=300"]
 SOLO = ["method=simclr", "peers={a: resnet8}", *QUICK[1:]]
 
 
@@ -150,10 +151,10 @@ def killed_after(step: int, monkeypatch, words: list[str]) -> None:
             main(words)
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo", "dml"])
+@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco"])
 def test_a_killed_run_continues_as_if_nothing_had_happened(method, monkeypatch, capsys):
-    peers = "peers={a: resnet8}" if method == "simclr" else QUICK[0]
-    words = [f"method={method}", peers, *QUICK[1:], "epochs=3", "log_every=1", "probe.linear=false"]
+    peers = {"simclr": ["peers={a: resnet8}"], "moco": MOCO}.get(method, QUICK[:1])
+    words = [f"method={method}", *peers, *QUICK[1:], "epochs=3", "log_every=1", "probe.linear=false"]
     main([*words, "run=runs/whole"])
     killed_after(7, monkeypatch, [*words, "run=runs/cut"])
     assert lines("runs/cut")[-1]["step"] == 7
@@ -219,6 +220,7 @@ def test_every_trainable_parameter_of_every_method_gets_a_gradient():
         ["method=simclr", "preset=reference", "peers=[resnet8]"],
         ["method=dogo", "peers=[resnet8,wrn-10-1]"],
         ["method=dogo", "preset=reference", "peers=[resnet8,resnet8]"],
+        ["method=moco", *MOCO],
         ["method=dml", "peers=[resnet8,mobilenetv3_small_050]"],
         ["method=dml", "preset=reference", "peers=[resnet8,resnet8]"],
     ):
@@ -245,7 +247,10 @@ def test_accumulated_batches_see_the_images_and_views_of_the_whole_one():
         parts = batch if isinstance(batch, list) else [batch]
         found.append(torch.cat([part["views"] for part in parts], 1))
     assert torch.equal(*found)
-    assert main([*QUICK, "run=runs/a", "accumulate=4", "epochs=1", "probe.linear=false"]) == 0
+    words = [*QUICK, "accumulate=4", "epochs=1", "probe.linear=false", "log_every=1"]
+    assert main([*words, "run=runs/a"]) == main([*words, "run=runs/b", "grad_cache=true"]) == 0
+    a, b = (lines(run)[0]["terms"]["nt_xent/a"] for run in ("runs/a", "runs/b"))
+    assert a < b  # among the images of the whole batch a row is harder to find
 
 
 def test_a_dry_run_says_what_is_needed_and_writes_nothing(capsys):
@@ -306,6 +311,7 @@ def refused(words: list[str], capsys) -> str:
         (["peers.a.backbone.colour=3"], "colour"),
         (["batch_size=4096"], "a batch of 4096 images is larger than the data set of 1437"),
         (["accumulate=3"], "cannot be split into 3 x 1 equal parts"),
+        (["grad_cache=true"], "grad_cache works on the parts of a batch; say how many by accumulate=..."),
         (["data=folder", "data.root=missing"], "missing"),
         (["data=folder", "data.root=."], "there is no image in"),
         (["data=arrays", "data.path=nothing.npz"], "nothing.npz"),

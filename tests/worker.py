@@ -10,11 +10,25 @@ from accelerate.utils import DistributedDataParallelKwargs
 import ssl_kd.distributed as distributed
 from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, read_data
 from ssl_kd.config import compose
+from ssl_kd.data.parts import join
 from ssl_kd.engine import fit
 
 METHODS = {
+    "cached": [
+        "method=simclr",
+        "peers={a: {backbone: {name: vit_tiny_patch16_224, patch_size: 4, depth: 1, embed_dim: 48}}}",
+        "peer.heads.projection={_target_: torch.nn.Linear, out_features: 32}",
+        "accumulate=2",
+        "grad_cache=true",
+    ],
     "simclr": ["method=simclr"],
     "dogo": ["method=dogo", "peers={a: resnet20, b: resnet8}", "terms.kl.weight=1.0"],
+    "moco": [
+        "method=moco",
+        "peers.query.backbone=resnet8",
+        "peers.key.backbone=resnet8",
+        "peers.queue.size=100",
+    ],
     "dml": ["method=dml", "peers={a: resnet20, b: resnet8}"],
 }
 
@@ -50,10 +64,14 @@ def train(words: list[str], accelerator: Accelerator) -> tuple[dict, torch.nn.Mo
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
 
-    def doubles(start):
-        return ({k: v.double() if k == "views" else v for k, v in batch.items()} for batch in batches(start))
+    def double(batch):
+        if isinstance(batch, list):
+            return [double(part) for part in batch]
+        return {key: value.double() if key == "views" else value for key, value in batch.items()}
 
-    fit(prepared, terms, doubles, [optimizer], rates, accelerator, steps=3)
+    join_ = join if config.grad_cache else None
+    doubles = lambda start: map(double, batches(start))  # noqa: E731
+    fit(prepared, terms, doubles, [optimizer], rates, accelerator, steps=3, join=join_)
     return seen, cohort
 
 

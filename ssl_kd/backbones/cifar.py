@@ -55,8 +55,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(residual + self.shortcut(x))
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return F.relu(residual.add_(self.shortcut(x)), inplace=True)  # nobody's backward reads what is lost
 
 
 class WideBlock(nn.Module):
@@ -72,9 +72,9 @@ class WideBlock(nn.Module):
         self.shortcut = _conv(inputs, outputs, 1, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return residual + (x if self.shortcut is None else self.shortcut(active))
+        active = F.relu(self.bn1(x), inplace=True)
+        residual = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        return residual.add_(x if self.shortcut is None else self.shortcut(active))
 
 
 def resnet(depth: int, channels: int = 3) -> Staged:
@@ -83,7 +83,7 @@ def resnet(depth: int, channels: int = 3) -> Staged:
     Raises InputError unless depth = 6n + 2.
     """
     blocks = _blocks_per_stage("resnet", depth, 2)
-    stem = nn.Sequential(_conv(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    stem = nn.Sequential(_conv(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
     stages = {
         "stage1": _stage(BasicBlock, blocks, 16, 16, 1),
         "stage2": _stage(BasicBlock, blocks, 16, 32, 2),
@@ -103,7 +103,7 @@ def wide_resnet(depth: int, widen: int, channels: int = 3) -> Staged:
         raise InputError(f"wrn widens by at least 1, not {widen}")
     narrow, middle, wide = 16 * widen, 32 * widen, 64 * widen
     last = _stage(WideBlock, blocks, middle, wide, 2)
-    last.extend([nn.BatchNorm2d(wide), nn.ReLU()])
+    last.extend([nn.BatchNorm2d(wide), nn.ReLU(inplace=True)])
     stages = {
         "stage1": _stage(WideBlock, blocks, 16, narrow, 1),
         "stage2": _stage(WideBlock, blocks, narrow, middle, 2),

@@ -36,6 +36,26 @@ def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale:
     return scale * (logits.logsumexp(1) - positives.mean(1)).mean()
 
 
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float = 0.1) -> Tensor:
+    """Each query picks the key of the same image's other view out of that key and the negatives.
+
+    query, key: (V, B, D), V >= 2; negatives: (N, D); any scale. Mean over rows and ordered pairs of views.
+    Source: He et al. 2020 (MoCo), eq. 1.
+    """
+    q, k = unit(query), unit(key)
+    count = len(q)
+    if count < 2:
+        raise InputError(f"InfoNCE compares at least two views, (V, B, D); it got {tuple(query.shape)}")
+    against = q @ unit(negatives).T / temperature  # (V, B, N)
+    losses = []
+    for a in range(count):
+        for b in range(count):
+            if a != b:
+                positive = (q[a] * k[b]).sum(-1, keepdim=True) / temperature
+                losses.append(torch.cat([positive, against[a]], 1).logsumexp(1) - positive[:, 0])
+    return torch.stack(losses).mean()
+
+
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """-cos(prediction of one view, target of another), mean over all ordered pairs of different views.
 

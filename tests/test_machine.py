@@ -1,0 +1,47 @@
+"""What the machine offers: compiled networks are the same networks."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from ssl_kd import Cohort, Encoder
+from ssl_kd.backbones import create
+from ssl_kd.errors import InputError
+from ssl_kd.machine import compile_networks
+
+
+def cohort() -> Cohort:
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8))
+    return Cohort({"a": Encoder(small, {"z": nn.Linear(8, 4)})})
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # what the compiler says is not ours
+def test_a_compiled_network_is_the_same_network_under_the_same_names():
+    plain, ours, batch = cohort(), cohort(), {"views": torch.rand(2, 3, 1, 8, 8)}
+    compile_networks(ours)
+    counters.clear()
+    a, b = plain(batch)["a"]["z"], ours(batch)["a"]["z"]
+    assert counters["frames"]["ok"] == 1  # the backbone went through the compiler, and nothing else did
+    assert plain.state_dict().keys() == ours.state_dict().keys()
+    torch.testing.assert_close(a, b)
+    a.square().sum().backward(), b.square().sum().backward()
+    for x, y in zip(plain.parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_stages_are_read_through_the_compiled_network():
+    backbone = create("resnet8", channels=1, size=8)
+    ours = Cohort({"a": Encoder(backbone, {}, stages=["stage1"])})
+    compile_networks(ours)
+    assert backbone.net._compiled_call_impl is not None and backbone._compiled_call_impl is None
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match="needs a C\\+\\+ compiler"):
+        compile_networks(cohort())
