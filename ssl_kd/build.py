@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ from ssl_kd.terms import Each, Edge, Mutual
 
 # What the `data` node says beside the arguments of its constructor.
 _DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
+
+
+@dataclass(frozen=True)
+class Feed:
+    """`batches(k)` for `fit`: from step k on, the raw batches of `loader` in `accumulate` parts, as views."""
+
+    loader: Callable[[int], Iterator[dict[str, Any]]]
+    recipe: Callable[[dict[str, Any], int], Batch]
+    accumulate: int = 1
+
+    def __call__(self, start: int) -> Iterator[Batch | list[Batch]]:
+        for index, raw in enumerate(self.loader(start), start):
+            parts = [self.recipe(part, index) for part in split(raw, self.accumulate)]
+            yield parts if self.accumulate > 1 else parts[0]
 
 
 def check_options(config: DictConfig) -> None:
@@ -113,7 +128,7 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
 
 def build_batches(
     config: DictConfig, data: Data, device: torch.device, rank: int = 0, world: int = 1
-) -> tuple[Callable[[int], Iterator[Batch | list[Batch]]], int]:
+) -> tuple[Feed, int]:
     """`batches(k)` for `fit`, views made on the device, and the steps of an epoch."""
     if config.batch_size % (config.accumulate * world):
         raise InputError(
@@ -133,12 +148,7 @@ def build_batches(
     else:
         recipe = function(node, "recipe")
 
-    def batches(start: int) -> Iterator[Batch | list[Batch]]:
-        for index, raw in enumerate(loader(start), start):
-            parts = [recipe(part, index) for part in split(raw, config.accumulate)]
-            yield parts if config.accumulate > 1 else parts[0]
-
-    return batches, loader.steps_per_epoch
+    return Feed(loader, recipe, config.accumulate), loader.steps_per_epoch
 
 
 def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:

@@ -13,6 +13,7 @@ HELP = """ssl-kd: small networks that learn together, without labels
   ssl-kd train run=runs/a                                   the same run= again continues it
   ssl-kd train processes=2                                  on two processes of this machine
   ssl-kd show method=dogo                                   a method's edges as a table
+  ssl-kd timing method=dogo measure=20                      where a step's time goes, over 20 steps
   ssl-kd knn run=runs/a                                     nearest-neighbour accuracy of a run's checkpoint
   ssl-kd linear run=runs/a                                  linear-probe accuracy of a run's checkpoint
 
@@ -53,6 +54,8 @@ def _main(words: list[str]) -> int:
 
         console().print(method_page(compose(rest)), soft_wrap=True)
         return 0
+    if command == "timing":
+        return timing(rest)
     if command in ("knn", "linear"):
         return probe(command, rest)
     if command == "--version":
@@ -61,7 +64,7 @@ def _main(words: list[str]) -> int:
         print(__version__)
         return 0
     raise InputError(
-        f'there is no command "{command}"; {nearest(command, ["train", "show", "knn", "linear"])}'
+        f'there is no command "{command}"; {nearest(command, ["train", "show", "timing", "knn", "linear"])}'
     )
 
 
@@ -87,3 +90,26 @@ def probe(name: str, words: list[str]) -> int:
     console().print(score_table(result["peers"], result["baselines"]))
     print(f"{folder}/eval/{name}.json")
     return 0
+
+
+def timing(words: list[str]) -> int:
+    """Where a step's time goes: any option of `train`, and `measure`, the number of steps."""
+    from ssl_kd.config import compose, options
+    from ssl_kd.errors import InputError
+    from ssl_kd.launch import launched
+
+    own = [word for word in words if word.lstrip("+").startswith("measure=")]
+    count = options(own).get("measure", 20)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(f'measure must be a whole number of steps, at least 1, and "{count}" is not')
+    config = compose([word for word in words if word not in own])
+    if config.steps is not None:
+        raise InputError(f"steps is filled in by the data; measure={config.steps} says how many to measure")
+    if config.processes and config.processes > 1 and not launched():
+        raise InputError(
+            "timing starts no processes of its own; start them with accelerate launch or torchrun, "
+            "or leave processes= out"
+        )
+    from ssl_kd.timing import report
+
+    return report(config, count)

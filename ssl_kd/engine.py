@@ -135,7 +135,7 @@ def _cache(
     whole, said = join(parts, leaves)
     own = _scalars(terms, said, whole, index)
     loss = _weighted(own)
-    loss.backward()
+    backward(loss)
     outputs = []
     for number, leaf in enumerate(leaves):
         with apart(number):

@@ -26,7 +26,10 @@ def check(node: Any, beside: Beside, path: str = "") -> None:
 
 
 def _check_options(node: DictConfig, beside: Collection[str], path: str) -> None:
-    parameters = inspect.signature(target(node, path)).parameters
+    try:
+        parameters = inspect.signature(target(node, path)).parameters
+    except ValueError:  # written in C, and silent about what it takes
+        return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for key in node:

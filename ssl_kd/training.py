@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,16 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
-from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, check_options, read_data
-from ssl_kd.cohort import Batch, Cohort
+from ssl_kd.build import (
+    Feed,
+    build_batches,
+    build_cohort,
+    build_optimizers,
+    build_terms,
+    check_options,
+    read_data,
+)
+from ssl_kd.cohort import Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
@@ -36,7 +44,7 @@ class Parts:
     config: DictConfig
     accelerator: Accelerator
     data: Data
-    batches: Callable[[int], Iterator[Batch | list[Batch]]]
+    batches: Feed
     per_epoch: int
     terms: Sequence[Term]
     own: Cohort
@@ -53,6 +61,14 @@ class Parts:
 
 def train(config: DictConfig) -> int:
     """Runs, resumes or reports the run of `config`; returns the exit code."""
+    parts = build(config)
+    code = _dry_run(parts) if config.dry_run else _run(parts)
+    parts.accelerator.end_training()
+    return code
+
+
+def build(config: DictConfig) -> Parts:
+    """What `config` describes, on its device and in its precision; prints a line that says which."""
     check_options(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
@@ -65,15 +81,19 @@ def train(config: DictConfig) -> int:
     if config.processes and config.processes != accelerator.num_processes:
         raise InputError(f"processes is {config.processes}, but {accelerator.num_processes} were started")
     parts = _build(config, accelerator)
-    _say(
+    say(
         parts,
         f"{config.method} on {config.data.name}: {', '.join(config.peers)}; {config.epochs} epochs of "
         f"{parts.per_epoch} steps, batch {config.batch_size}; {accelerator.num_processes} x "
         f"{accelerator.device.type}, {threads} threads, {precision}",
     )
-    code = _dry_run(parts) if config.dry_run else _run(parts)
-    accelerator.end_training()
-    return code
+    return parts
+
+
+def say(parts: Parts, what: Any) -> None:
+    """Prints text or a table, on the first process only."""
+    if parts.accelerator.is_main_process:
+        console().print(what, soft_wrap=isinstance(what, str))
 
 
 def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
@@ -110,7 +130,7 @@ def _dry_run(parts: Parts) -> int:
         clip=parts.config.clip,
         join=parts.join,
     )
-    _say(parts, dry_table(parts.config, parts.own, result, time.monotonic() - began))
+    say(parts, dry_table(parts.config, parts.own, result, time.monotonic() - began))
     return 0
 
 
@@ -143,7 +163,7 @@ def _run(parts: Parts) -> int:
             )
     except Interrupted:
         logger.close()
-        _say(parts, f"stopped after step {saver.saved} of {config.steps}; the same command continues")
+        say(parts, f"stopped after step {saver.saved} of {config.steps}; the same command continues")
         return 130
     except NonFinite as error:
         place = (
@@ -181,11 +201,11 @@ def _open(parts: Parts) -> tuple[Run, int]:
         if begun >= config.steps
         else f"continues after step {begun}"
     )
-    _say(parts, f"run {config.run}: {state}")
+    say(parts, f"run {config.run}: {state}")
     skipped = getattr(parts.data.train, "skipped", [])
     if skipped:
         files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-        _say(parts, f"{files} skipped that are no images: {skipped[0]}")
+        say(parts, f"{files} skipped that are no images: {skipped[0]}")
     return run, begun
 
 
@@ -214,12 +234,7 @@ def _summary(
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
     if not missing:
-        _say(parts, score_table(summary["peers"], summary["baselines"]))
-    _say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
+        say(parts, score_table(summary["peers"], summary["baselines"]))
+    say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
     if missing:
-        _say(parts, missing)
-
-
-def _say(parts: Parts, what: Any) -> None:
-    if parts.accelerator.is_main_process:
-        console().print(what, soft_wrap=isinstance(what, str))
+        say(parts, missing)

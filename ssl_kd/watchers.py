@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ssl_kd.cohort import Cohort
 from ssl_kd.console import Meter
 from ssl_kd.distributed import world
-from ssl_kd.engine import Result
+from ssl_kd.engine import NON_FINITE_CHECK, Result
 from ssl_kd.run import Run
 
 
@@ -141,7 +141,8 @@ class Prober:
 class Saver:
     """A checkpoint every `every` steps and at the last; and one before stopping, when asked to stop.
 
-    With several processes all of them stop after the same step: they compare notes after every step.
+    With several processes all of them stop after the same step: they compare notes, after every step on a CPU
+    and every NON_FINITE_CHECK steps on accelerators, which the comparison waits for.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Saver:
         self.saved = 0
 
     def __call__(self, step: int, result: Result) -> None:
-        stop = self._agreed()
+        stop = self._agreed(step)
         if stop or step % self.every == 0 or step == self.steps:
             with self.logger.paused():
                 self.run.save(self.cohort, self.optimizers, step)
@@ -167,10 +168,13 @@ class Saver:
         if stop:
             raise Interrupted
 
-    def _agreed(self) -> bool:
+    def _agreed(self, step: int) -> bool:
         if world() == 1:
             return self.asked
-        asked = torch.tensor(int(self.asked), device=next(self.cohort.parameters()).device)
+        device = next(self.cohort.parameters()).device
+        if device.type != "cpu" and step % NON_FINITE_CHECK:
+            return False
+        asked = torch.tensor(int(self.asked), device=device)
         torch.distributed.all_reduce(asked)
         return bool(asked)
 

@@ -271,3 +271,15 @@ def test_importing_the_package_imports_neither_timm_nor_torchvision():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_resnet_can_be_narrower_than_the_papers():
+    backbone = create("resnet8", base=8)
+    assert backbone.width == 32 and backbone.stage_channels == {"stage1": 8, "stage2": 16, "stage3": 32}
+    embedding, maps = backbone.forward_stages(images(), ["stage2"])
+    assert embedding.shape == (2, 32) and maps["stage2"].shape == (2, 16, 16, 16)
+    convolutions = 27 * 8 + 2 * 72 * 8 + 72 * 16 + 144 * 16 + 8 * 16 + 144 * 32 + 288 * 32 + 16 * 32
+    norms = 2 * (3 * 8 + 3 * 16 + 3 * 32)
+    assert count(backbone) == convolutions + norms
+    with pytest.raises(InputError, match="at least 1 channel in its first stage, not 0"):
+        create("resnet8", base=0)

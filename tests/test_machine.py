@@ -45,3 +45,22 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="needs a C\\+\\+ compiler"):
         compile_networks(cohort())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator to wait for")
+def test_a_step_never_waits_for_the_device():
+    from ssl_kd.config import compose
+    from ssl_kd.engine import step
+    from ssl_kd.training import build
+
+    parts = build(compose(["method=dogo", "peers=[resnet8,resnet8]", "batch_size=64", "device=cuda"]))
+    batches = parts.batches(0)
+    for index in range(6):
+        if index == 3:  # caches are warm
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(parts.cohort, parts.terms, next(batches), parts.optimizers, parts.accelerator, index)
+        finally:
+            if index == 5:
+                torch.cuda.set_sync_debug_mode("default")
+    parts.accelerator.end_training()

@@ -77,19 +77,23 @@ class WideBlock(nn.Module):
         return residual.add_(x if self.shortcut is None else self.shortcut(active))
 
 
-def resnet(depth: int, channels: int = 3) -> Staged:
+def resnet(depth: int, channels: int = 3, base: int = 16) -> Staged:
     """ResNet-depth for small images; stages of 16, 32, 64 channels at 1, 1/2, 1/4 of the size. Width 64.
 
-    Raises InputError unless depth = 6n + 2.
+    base: channels of the first stage, if not 16; the others have twice and four times as many.
+    Raises InputError unless depth = 6n + 2 and base >= 1.
     """
     blocks = _blocks_per_stage("resnet", depth, 2)
-    stem = nn.Sequential(_conv(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    if base < 1:
+        raise InputError(f"resnet has at least 1 channel in its first stage, not {base}")
+    stem = nn.Sequential(_conv(channels, base, 3), nn.BatchNorm2d(base), nn.ReLU(inplace=True))
+    counts = {"stage1": base, "stage2": 2 * base, "stage3": 4 * base}
     stages = {
-        "stage1": _stage(BasicBlock, blocks, 16, 16, 1),
-        "stage2": _stage(BasicBlock, blocks, 16, 32, 2),
-        "stage3": _stage(BasicBlock, blocks, 32, 64, 2),
+        "stage1": _stage(BasicBlock, blocks, base, base, 1),
+        "stage2": _stage(BasicBlock, blocks, base, 2 * base, 2),
+        "stage3": _stage(BasicBlock, blocks, 2 * base, 4 * base, 2),
     }
-    return _initialise(Staged(stem, stages, {"stage1": 16, "stage2": 32, "stage3": 64}, 64))
+    return _initialise(Staged(stem, stages, counts, 4 * base))
 
 
 def wide_resnet(depth: int, widen: int, channels: int = 3) -> Staged:
