@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssl_kd.backbones import create
 from ssl_kd.config import options
 from ssl_kd.losses import nt_xent
-from ssl_kd.machine import pick_device, pick_precision, set_threads
+from ssl_kd.machine import keep_freed_memory, pick_device, pick_precision, set_threads
 
 DEFAULTS: dict[str, Any] = {
     "backbone": "resnet18",
@@ -79,6 +79,7 @@ def main(words: list[str]) -> None:
     asked["precision"] = pick_precision(asked["precision"], device)
     half = asked["precision"] == "bfloat16"
     kind, threads = torch.bfloat16 if half else torch.float32, set_threads(None)
+    keep_freed_memory()
 
     a = torch.rand(EDGE, EDGE, device=device).to(kind)
     source = torch.empty(COPIED, dtype=torch.uint8, device=device)

@@ -35,7 +35,7 @@ from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_te
 from ssl_kd.config import compose, options
 from ssl_kd.console import Meter
 from ssl_kd.engine import Result, step
-from ssl_kd.machine import compile_networks, pick_device, pick_precision, set_threads
+from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
 from ssl_kd.memory import Queue
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger
@@ -232,6 +232,7 @@ def main(words: list[str]) -> None:
     device = pick_device("auto")
     precision = pick_precision(asked["precision"], device)
     threads = set_threads(None)
+    keep_freed_memory()  # for all sides: they share the process
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no"
     )

@@ -19,6 +19,7 @@ GROUPS = ("method", "data", "recipe", "optim")
 PEER_KEYS = ("backbone", "heads", "views", "stages", "per_view", "frozen", "follow", "lr_scale")
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
+INCIDENTAL_DATA = ("workers", "resident_bytes")
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
 _OPEN = ("peers", "peer", "terms", "presets")
 
@@ -75,9 +76,11 @@ def options(words: Sequence[str]) -> dict[str, Any]:
 
 def run_name(config: DictConfig) -> str:
     """A folder name that the same options always get, and others do not."""
-    text = OmegaConf.to_yaml(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key not in INCIDENTAL]), sort_keys=True
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in INCIDENTAL])
+    kept.data = OmegaConf.masked_copy(
+        config.data, [str(key) for key in config.data if key not in INCIDENTAL_DATA]
     )
+    text = OmegaConf.to_yaml(kept, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return f"runs/{config.method}-{config.data.name}-{config.seed}-{digest}"
 
@@ -85,7 +88,10 @@ def run_name(config: DictConfig) -> str:
 def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """`key: old there, new here` for every option that changes what a run computes."""
     a, b = (dict(_flat(config)) for config in (old, new))
-    keys = [key for key in {**a, **b} if key.split(".")[0] not in INCIDENTAL and a.get(key) != b.get(key)]
+    incidental = {*INCIDENTAL, *(f"data.{key}" for key in INCIDENTAL_DATA)}
+    keys = [
+        key for key in {**a, **b} if not {key, key.split(".")[0]} & incidental and a.get(key) != b.get(key)
+    ]
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
 
 
@@ -278,8 +284,9 @@ def _finish(config: DictConfig) -> None:
     if missing:
         raise InputError(f"{missing[0]} is needed; give it as {missing[0]}=...")
     for key in ("path", "root"):  # a run is evaluated from any folder
-        if isinstance(config.data.get(key), str):
-            config.data[key] = str(Path(config.data[key]).expanduser().absolute())
+        value = config.data.get(key)
+        if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):
+            config.data[key] = str(Path(value).expanduser().absolute())
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

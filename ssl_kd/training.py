@@ -30,7 +30,7 @@ from ssl_kd.distributed import global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, parameters
-from ssl_kd.machine import compile_networks, pick_device, pick_precision, set_threads
+from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
 from ssl_kd.show import dry_table
@@ -73,6 +73,8 @@ def build(config: DictConfig) -> Parts:
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     threads = set_threads(config.threads)
+    if device == "cpu":
+        keep_freed_memory()
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bfloat16" else "no",
@@ -204,8 +206,8 @@ def _open(parts: Parts) -> tuple[Run, int]:
     say(parts, f"run {config.run}: {state}")
     skipped = getattr(parts.data.train, "skipped", [])
     if skipped:
-        files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-        say(parts, f"{files} skipped that are no images: {skipped[0]}")
+        files = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
+        say(parts, f"{files} skipped that cannot be decoded: {skipped[0]}")
     return run, begun
 
 

@@ -63,8 +63,20 @@ def test_a_part_switched_off_is_removed():
 
 
 def test_the_run_folder_is_named_after_what_it_computes():
+    folder = ["data=folder", "data.root=photos"]
+    loading = [[*folder], [*folder, "data.workers=3", "data.resident_bytes=0"]]
+    assert len({run_name(compose(words)) for words in loading}) == 1
+    assert differences(*map(compose, loading)) == []
     names = [run_name(compose(words)) for words in ([], ["threads=1"], ["epochs=3"])]
     assert names[0] == names[1] != names[2] and names[0].startswith("runs/dogo-digits-0-")
+
+
+def test_a_place_on_disk_is_made_absolute_and_a_name_on_the_hub_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compose(["data=hub", "data.path=owner/name"]).data.path == "owner/name"
+    (tmp_path / "here").mkdir()
+    assert compose(["data=hub", "data.path=here"]).data.path == str(tmp_path / "here")
+    assert compose(["data=arrays", "data.path=x.npz"]).data.path == str(tmp_path / "x.npz")
 
 
 def test_differences_name_the_key_and_both_values():

@@ -1,5 +1,6 @@
 """Loaders: which images come when, whatever the number of processes, the start, and where they are kept."""
 
+import signal
 from itertools import islice
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ssl_kd.data.loaders import Batches, in_order, resident
 from ssl_kd.data.sources import Arrays, folder
+from ssl_kd.data.workers import decoding_processes, decoding_threads
 from ssl_kd.errors import InputError
 
 # Python 3.12 and 3.13 warn of any fork beside torch's threads; a worker uses none of them.
@@ -38,6 +40,13 @@ class Threads(Counting):
 
     def __getitem__(self, i):
         return np.full(self.shape, torch.get_num_threads(), dtype=np.uint8)
+
+
+class Interrupts(Counting):
+    """Every image is filled with 1 in a process that Ctrl-C does not end."""
+
+    def __getitem__(self, i):
+        return np.full(self.shape, signal.getsignal(signal.SIGINT) == signal.SIG_IGN, dtype=np.uint8)
 
 
 def first(n, *args, start=0, **kwargs):
@@ -72,8 +81,9 @@ def test_an_epoch_shows_every_image_at_most_once_and_the_next_one_in_another_ord
 @pytest.mark.parametrize("start", [1, 5, 6, 13])
 @pytest.mark.parametrize("resident_bytes", [0, 1 << 20])
 def test_starting_at_a_step_gives_the_tail_of_the_run_from_0(start, resident_bytes):
-    whole = first(20, Counting(), 8, resident_bytes=resident_bytes)
-    assert_same(first(20 - start, Counting(), 8, start=start, resident_bytes=resident_bytes), whole[start:])
+    options = dict(resident_bytes=resident_bytes, workers=0)
+    whole = first(20, Counting(), 8, **options)
+    assert_same(first(20 - start, Counting(), 8, start=start, **options), whole[start:])
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -101,10 +111,50 @@ def test_worker_processes_have_one_thread_each():
     assert (batch["image"] == 1).all()
 
 
-def test_loading_draws_nothing_from_the_runs_own_random_stream():
+@forking
+def test_worker_processes_leave_ctrl_c_to_the_main_one():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        (batch,) = first(1, Interrupts(), 8, resident_bytes=0, workers=1)
+        assert (batch["image"] == 1).all()
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "cores, local, threads, processes",
+    [
+        (1, None, 1, 1),
+        (2, None, 2, 1),
+        (2, 2, 1, 1),
+        (4, None, 4, 3),
+        (8, 2, 4, 3),
+        (96, 4, 24, 8),
+        (2, 8, 1, 1),
+    ],
+)
+def test_threads_and_processes_suit_the_cores(monkeypatch, cores, local, threads, processes):
+    monkeypatch.setattr("ssl_kd.data.workers.cores", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert (decoding_threads(), decoding_processes()) == (threads, processes)
+
+
+@forking
+def test_without_a_number_there_is_a_worker_process():
+    source = Counting()
+    (batch,) = first(1, source, 8, resident_bytes=0)
+    assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["index"]) and source.decoded.sum() == 0
+
+
+@forking
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_draws_nothing_from_the_runs_own_random_stream(workers):
     state = torch.get_rng_state()
     first(2, Counting(), 8)
-    first(2, Counting(), 8, resident_bytes=0)
+    first(2, Counting(), 8, resident_bytes=0, workers=workers)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -118,8 +168,47 @@ def test_what_fits_is_decoded_once_for_the_loader_and_the_probes():
 
 def test_what_does_not_fit_is_decoded_when_it_is_needed():
     source = Counting()
-    first(2, source, 8, resident_bytes=50 * 48 - 1)
+    first(2, source, 8, start=3, resident_bytes=50 * 48 - 1, workers=0)
     assert source.decoded.sum() == 16
+
+
+@forking
+def test_a_source_may_say_itself_what_fits():
+    source = Counting()
+    source.resident_bytes = 50 * 48 - 1
+    first(2, source, 8, workers=0)
+    assert source.decoded.sum() == 16
+    batches = list(in_order(source, 8))
+    assert torch.equal(torch.cat([images for images, _ in batches])[:, 0, 0, 0].long(), torch.arange(50))
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(50) % 2)
+    assert source.decoded.sum() == 16  # the probes' images were decoded in other processes
+    first(1, source, 8, resident_bytes=50 * 48)
+    assert (source.decoded >= 1).all()
+
+
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_threads_put_every_image_in_its_place(workers):
+    source = Counting(250)
+    assert torch.equal(resident(source, workers)[:, 0, 0, 0].long(), torch.arange(250))
+    assert (source.decoded == 1).all()
+
+
+def test_of_several_failures_the_first_is_raised():
+    class Broken(Counting):
+        def __getitem__(self, i):
+            if i in (40, 41, 200):
+                raise InputError(f"image {i}")
+            return super().__getitem__(i)
+
+    with pytest.raises(InputError, match="image 40"):
+        resident(Broken(250), workers=4)
+
+
+def test_arrays_that_do_not_fit_are_not_sent_to_processes(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 4), np.uint8)
+    monkeypatch.setattr("os.fork", None)
+    streamed = first(9, Arrays(images), 8, resident_bytes=0)
+    assert_same(streamed, first(9, Arrays(images), 8))
 
 
 def test_arrays_are_resident_without_a_copy_and_read_only_ones_with_one():
@@ -152,6 +241,12 @@ def test_images_without_labels_have_label_minus_1():
 def test_a_batch_size_that_cannot_be_is_refused(batch_size, world, sentence):
     with pytest.raises(InputError, match=sentence):
         Batches(Counting(), batch_size, world=world)
+
+
+@pytest.mark.parametrize("workers", [-1, "many"])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers):
+    with pytest.raises(InputError, match=f"workers must be a whole number from 0 on, not {workers}"):
+        Batches(Counting(), 8, workers=workers)
 
 
 def test_labels_that_are_not_one_per_image_are_refused():

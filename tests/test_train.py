@@ -368,7 +368,7 @@ def test_a_broken_image_is_named_or_counted_when_skipped(capsys):
     ]
     assert "broken.jpg" in refused(words, capsys)
     assert main([*words, "data.skip_broken=true"]) == 0
-    assert "1 file skipped" in capsys.readouterr().out
+    assert "1 image skipped" in capsys.readouterr().out
 
 
 def test_a_run_folder_of_another_configuration_is_refused_and_left_as_it_was(capsys):

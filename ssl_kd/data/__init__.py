@@ -1,11 +1,13 @@
 """From files to views: sources (which images), loaders (raw batches), recipes (views on the device)."""
 
+from ssl_kd.data.hub import hub
 from ssl_kd.data.loaders import Batches, in_order, resident
 from ssl_kd.data.recipes import Plain, Recipe, Supervised
+from ssl_kd.data.shards import shards
 from ssl_kd.data.sources import (
     Arrays,
     Data,
-    FolderSource,
+    Encoded,
     Source,
     arrays,
     cifar10,
@@ -19,7 +21,7 @@ __all__ = [
     "Arrays",
     "Batches",
     "Data",
-    "FolderSource",
+    "Encoded",
     "Plain",
     "Recipe",
     "Source",
@@ -30,6 +32,8 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "folder",
+    "hub",
     "in_order",
     "resident",
+    "shards",
 ]

@@ -6,6 +6,7 @@ operations are those of torchvision's `transforms.v2.functional`, to rounding.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,33 +44,48 @@ def crop_boxes(
     return torch.where(fits.any(1, keepdim=True), torch.cat([corner, size], 1), central)
 
 
-def resize_matrix(start: Tensor, length: Tensor, size: int, total: int, flip: Tensor | None = None) -> Tensor:
-    """(N, size, total): takes a line of `total` pixels to its part [start, start + length), resized.
+def resize_points(
+    start: Tensor, length: Tensor, size: int, total: int, flip: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Centres (N, size) of the new pixels and (N, total) of the old ones, for `resize_matrix`.
 
-    Bilinear; when shrinking, the triangle is as much wider (antialias). Pixels outside the part do not count.
+    The part [start, start + length) of a line of `total` pixels becomes `size` pixels, from its end if flip.
+    The unit is the reach of a new pixel: one old pixel, or one new one if that is wider. Old pixels outside
+    the part are infinitely far.
     """
     start, length = start[:, None].float(), length[:, None].float()
     out = torch.arange(size, device=start.device).expand(len(start), size)
     if flip is not None:
         out = torch.where(flip[:, None], size - 1 - out, out)
     step = length / size
-    centre = start + step * (out + 0.5)  # (N, size)
+    reach = step.clamp(min=1)
+    new = (start + step * (out + 0.5)) / reach
     pixel = torch.arange(total, device=start.device) + 0.5
-    weight = (1 - (pixel - centre[..., None]).abs() / step.clamp(min=1)[..., None]).clamp_(min=0)
-    weight *= ((pixel > start) & (pixel < start + length))[:, None]
-    return weight / weight.sum(-1, keepdim=True)
+    outside = (pixel < start) | (pixel > start + length)
+    return new, (pixel / reach).masked_fill(outside, math.inf)
+
+
+def resize_matrix(new: Tensor, old: Tensor, unit: float = 1.0) -> Tensor:
+    """(N, size, total): takes a line of pixels to its resized part; bilinear, with antialiasing.
+
+    unit: what each row sums to; 1 / 255 takes bytes to [0, 1].
+    """
+    weight = (1 - (old[:, None] - new[..., None]).abs_()).clamp_(min=0)
+    return weight.div_(weight.sum(-1, keepdim=True).div_(unit))
 
 
 def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """V views of each image, (V, B, C, h, w) = rows @ image @ columns^T.
+    """(N, C, h, w) = rows @ images @ columns^T; in memory the channels come first.
 
-    images: (B, C, H, W) of any type; rows: (B, V, h, H); columns: (B, V, w, W).
+    images: (N, C, H, W) of any type; rows: (N, h, H); columns: (N, w, W).
     """
-    (b, c, height, width), (v, h, w) = images.shape, (*rows.shape[1:3], columns.shape[2])
-    lines = images.permute(0, 2, 1, 3).to(rows.dtype).reshape(b, height, c * width)
-    lines = torch.bmm(rows.reshape(b, v * h, height), lines)  # (B, V * h, C * W)
-    views = torch.bmm(lines.view(b * v, h * c, width), columns.reshape(b * v, w, width).mT)
-    return views.view(b, v, h, c, w).permute(1, 0, 3, 2, 4).contiguous()
+    (n, channels, height, width), h, w = images.shape, rows.shape[1], columns.shape[1]
+    lines = images.to(rows.dtype).reshape(n, channels * height, width)
+    narrow = torch.bmm(lines, columns.mT).view(n, channels, height, w)
+    planes = narrow.new_empty(channels, n, h, w)
+    for channel in range(channels):
+        torch.bmm(rows, narrow[:, channel], out=planes[channel])
+    return planes.transpose(0, 1)
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
@@ -81,50 +97,98 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
+def luma(channels: int) -> list[float]:
+    """The share of each channel in grey: ITU-R 601 for RGB, equal for any other number of channels."""
+    return [0.2989, 0.587, 0.114] if channels == 3 else [1 / channels] * channels
+
+
 def gray(x: Tensor) -> Tensor:
-    """(N, 1, H, W): luma (ITU-R 601) of RGB, the mean of any other number of channels."""
-    if x.shape[1] != 3:
-        return x.mean(1, keepdim=True)
-    return (x[:, 0] * 0.2989 + x[:, 1] * 0.587 + x[:, 2] * 0.114).unsqueeze(1)
+    """(N, 1, H, W): the weighted mean of the channels."""
+    first, *others = luma(x.shape[1])
+    mean = x[:, 0] * first
+    for channel, share in enumerate(others, 1):
+        mean.add_(x[:, channel], alpha=share)
+    return mean.unsqueeze(1)
 
 
-def jitter(x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, contrast, saturation, hue, in each image's order, clamped to [0, 1] after each; changes x.
+class Mixing(NamedTuple):
+    """Colour jitter as `jitter` computes it; fields (N, ...), the first two for the three mixes in order."""
+
+    mix: Tensor  # (N, 3, C, C)
+    constant: Tensor  # (N, 3, C), times the mean of each channel
+    hue_at: Tensor  # int64 (N,): the hue is turned before mix 0, 1 or 2, after them (3), or never (-1)
+    turn: Tensor  # (N,), of the hue, in turns
+
+
+def mixing(order: Tensor, factor: Tensor, channels: int) -> Mixing:
+    """Brightness, contrast, saturation and hue, in each image's order; on the CPU, as its arguments.
 
     order: int64 (N, 4), permutations of the numbers above. factor: (N, 4); the first three multiply (1 does
-    nothing), hue is added in turns (0 does nothing). Both on the CPU: choosing images waits for no device.
+    nothing), hue is added in turns (0 does nothing).
+
+    The first three mix an image with black, its mean grey and its own grey: a product of its channels with a
+    (C, C) matrix, and a constant.
     """
-    colour = x.shape[1] == 3
-    for operation in order.unbind(1):  # (N,), what each image gets now
-        keep = factor.gather(1, operation[:, None])
-        blended = operation[:, None] == torch.tensor([BRIGHTNESS, CONTRAST, SATURATION])  # (N, 3)
-        if not colour:
-            blended[:, SATURATION] = False
-        keep = keep.where(blended.any(1, keepdim=True), 1.0)
-        weights = torch.cat([keep, blended * (1 - keep)], 1).to(x)  # of the image; of black, mean and grey
-        keep, _, contrast, saturation = weights.T[..., None, None, None]
-        luma = gray(x)
-        towards = luma * saturation + luma.mean((2, 3), keepdim=True) * contrast
-        x.mul_(keep).add_(towards).clamp_(0, 1)
-        turned = ((operation == HUE) & (factor[:, HUE] != 0) & colour).nonzero()[:, 0]
-        if len(turned):
+    if channels != 3:
+        factor = torch.where(torch.arange(4) < SATURATION, factor, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    mixes = order[order != HUE].view(-1, 3)
+    keep = factor.gather(1, mixes)[..., None]  # (N, 3, 1)
+    contrast, saturation = ((1 - keep) * (mixes == kind)[..., None] for kind in (CONTRAST, SATURATION))
+    shares, same = torch.tensor(luma(channels)), torch.eye(channels)
+    mix = same * keep[..., None] + shares * saturation[..., None]
+    hue_at = (order == HUE).int().argmax(1)
+    turn = factor[:, HUE]
+    return Mixing(mix, contrast * shares, hue_at.where(turn != 0, -1), turn)
+
+
+def jitter(x: Tensor, how: Mixing) -> Tensor:
+    """Images after each mix and the turn of their hue, clamped to [0, 1] each time; may change x.
+
+    Where all turn their hue at the same place, none is copied to be turned.
+    """
+    n, turn = len(x), how.turn.to(x)
+    mix, constant = (field.to(x).transpose(0, 1) for field in (how.mix, how.constant))
+    for k in range(4):
+        turned = (how.hue_at == k).nonzero()[:, 0]
+        if len(turned) == n:
+            turn_hue(x, turn)
+        elif len(turned):
             at = turned.to(x.device)
-            x[at] = turn_hue(x[at], factor[turned, HUE].to(x))
+            x.index_copy_(0, at, turn_hue(x.index_select(0, at), turn[at]))
+        if k < 3:
+            added = (x.mean((2, 3)) * constant[k]).sum(1)[:, None, None]
+            x = torch.baddbmm(added, mix[k], x.flatten(2)).view(x.shape).clamp_(0, 1)
     return x
 
 
 def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Hue moved by `shift` turns; with h in [0, 6), red is V - C * clamp(2 - |h - 3|, 0, 1)."""
+    """Hue of RGB moved by `shift` turns, from [-1/2, 1/2]; value and chroma stay; changes x and returns it.
+
+    With h in turns, |h| from red is (V - R + G + B - 2 min) / 6C, on green's side if G > B. Red is
+    V - C * clamp(2 - |6h - 3|, 0, 1), green V - C * clamp(|6h - 2| - 1, 0, 1), blue the same about 4. Written
+    without choosing among pixels, which costs a CPU more than all the rest, and in few planes of memory.
+    """
     r, g, b = x.unbind(1)
-    value, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
-    chroma = value - low
-    safe = chroma.clamp(min=1e-12)  # the hue of a grey pixel does not matter
-    from_green = torch.where(g == value, (b - r) / safe + 2, (r - g) / safe + 4)
-    h = torch.where(r == value, (g - b) / safe, from_green) + 6 * shift[:, None, None]
-    h -= 6 * (h / 6).floor()
-    centre, sign, bias = torch.tensor([[3.0, 2, 4], [-1, 1, 1], [2, -1, -1]]).to(x)[..., None, None]
-    lack = (h[:, None] - centre).abs_().mul_(sign).add_(bias).clamp_(0, 1)
-    return value[:, None] - chroma[:, None] * lack
+    value, low = torch.maximum(r, g), torch.minimum(r, g)
+    torch.maximum(value, b, out=value)
+    torch.minimum(low, b, out=low)
+    h = (value - r).add_(g).add_(b).sub_(low, alpha=2)
+    side = g - b
+    chroma = torch.sub(value, low, out=low)
+    six = (6 * chroma).clamp_(min=1e-12)  # the hue of a grey pixel does not matter
+    h.div_(six).copysign_(side).add_(shift[:, None, None] + 1).frac_()  # from [-1/2, 1/2] to [0, 1)
+    for plane, centre in ((r, 1 / 2), (g, 1 / 3), (b, 2 / 3)):
+        torch.sub(h, centre, out=plane).abs_().clamp_(1 / 6, 1 / 3).mul_(six)
+    r.add_(torch.sub(value, chroma, alpha=2, out=side))
+    edge = value.add_(chroma)
+    torch.sub(edge, g, out=g)
+    torch.sub(edge, b, out=b)
+    return x
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Pixels from 0.5 up are inverted."""
+    return torch.minimum(x, 1 - x)
 
 
 def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -136,7 +200,7 @@ def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     source = mirrored(torch.arange(size, device=x.device)[:, None] + tap, size)  # (size, kernel)
     matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
     matrix.scatter_add_(2, source.expand(len(x), size, kernel), weight[:, None].expand(-1, size, -1))
-    return resample(x, matrix[:, None], matrix[:, None])[0]
+    return resample(x, matrix, matrix)
 
 
 def mirrored(position: Tensor, size: int) -> Tensor:

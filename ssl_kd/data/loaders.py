@@ -4,8 +4,8 @@ Which images are in step k is a function of the seed and k alone: not of the num
 the run was resumed, not of whether the images are resident.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
+from ssl_kd.data.workers import decoding_processes, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
 
@@ -21,9 +22,11 @@ from ssl_kd.streams import generator
 class Batches:
     """Shuffled raw batches of one process, without end; an epoch leaves out what does not fill a batch.
 
-    source: the images; decoded at once when they take at most `resident_bytes` (and kept on `device`).
+    source: the images; decoded at once when they take at most `resident_bytes` (and kept on `device`); None
+        leaves that to the source, or else to RESIDENT_BYTES.
     batch_size: of all `world` processes together; this one is number `rank`.
-    workers: threads that decode a resident source; processes that decode a streamed one.
+    workers: threads that decode a resident source; processes that decode a streamed one, two batches ahead
+        each, 0 for none. None: as many as suit the machine (`ssl_kd.data.workers`).
 
     A raw batch: "image" uint8 (b, C, H, W), "label" int64 (b,), -1 for none, and "index" int64 (b,), the
     position in the source, all on `device`; "row" int64 (b,), the position in the global batch, on the CPU,
@@ -39,20 +42,22 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
-        resident_bytes: int = RESIDENT_BYTES,
-        workers: int = 0,
+        resident_bytes: int | None = None,
+        workers: int | None = None,
     ):
         if batch_size < 1 or batch_size % world:
             raise InputError(f"a batch of {batch_size} images cannot be shared equally by {world} processes")
         if batch_size > len(source):
             raise InputError(f"a batch of {batch_size} images is larger than the data set of {len(source)}")
+        if workers is not None and (not isinstance(workers, int) or workers < 0):
+            raise InputError(f"workers must be a whole number from 0 on, not {workers}")
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
         self.device = torch.device(device)
         self.steps_per_epoch = len(source) // batch_size
         share = batch_size // world
         self.row = torch.arange(rank * share, (rank + 1) * share)  # gathering restores the order
         self.labels = label_tensor(source).to(self.device)
-        fits = len(source) * int(np.prod(source.shape)) <= resident_bytes
+        fits = _fits(source, resident_bytes)
         self.images = resident(source, workers).to(self.device) if fits else None
 
     def __call__(self, start: int) -> Iterator[dict[str, Any]]:
@@ -63,7 +68,7 @@ class Batches:
                 index = _send(index, self.device)
                 yield self._batch(self.images[index], index)
         else:
-            for image, index in self._streamed(positions):
+            for image, index in _streamed(self.source, positions, self.workers, self.device.type == "cuda"):
                 yield self._batch(_send(image, self.device), _send(index, self.device))
 
     def _batch(self, image: Tensor, index: Tensor) -> dict[str, Any]:
@@ -79,46 +84,21 @@ class Batches:
                 yield order[k * self.batch_size + self.row]
             epoch, step = epoch + 1, 0
 
-    def _streamed(self, positions: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and positions. torch gives a worker process one thread: pools there would fight ours."""
-        loader = DataLoader(
-            _Decoded(self.source),
-            batch_size=None,  # an index of the data set is a whole batch
-            sampler=positions,
-            num_workers=0 if isinstance(self.source, Arrays) else self.workers,  # arrays need no decoding
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise each start would draw from the run's own stream
-        )
-        for image, index, error in loader:
-            if error:
-                raise InputError(error)
-            yield image, index
-
-
-class _Decoded(Dataset):
-    """Indexed by positions (b,): images uint8 (b, C, H, W), the positions, and what went wrong or ""."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, str]:
-        try:
-            return _stack(self.source, index.tolist()), index, ""
-        except InputError as error:  # raised in a worker, it would arrive wrapped in the worker's stack trace
-            return torch.empty(0), index, str(error)
-
 
 def in_order(source: Source, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Images uint8 (b, C, H, W) and labels int64 (b,), -1 for none; the last batch may be smaller."""
     labels = label_tensor(source)
-    fits = len(source) * int(np.prod(source.shape)) <= RESIDENT_BYTES
-    images = resident(source) if fits else None
-    for first in range(0, len(source), batch_size):
-        at = range(first, min(first + batch_size, len(source)))
-        yield _stack(source, at) if images is None else images[at.start : at.stop], labels[at.start : at.stop]
+    positions = torch.arange(len(source)).split(batch_size)
+    if getattr(source, "_resident", None) is not None or _fits(source):
+        images = resident(source)
+        for index in positions:
+            yield images[index[0] : index[-1] + 1], labels[index]
+    else:
+        for image, index in _streamed(source, positions):
+            yield image, labels[index]
 
 
-def resident(source: Source, workers: int = 0) -> Tensor:
+def resident(source: Source, workers: int | None = None) -> Tensor:
     """All images, uint8 (N, C, H, W) on the CPU, decoded once by `workers` threads and kept on the source.
 
     Pillow decodes outside the interpreter's lock, so threads are enough. The result is not to be changed.
@@ -129,12 +109,68 @@ def resident(source: Source, workers: int = 0) -> Tensor:
             images = np.require(source.images, requirements=["C", "W"])
         else:
             images = np.empty((len(source), *source.shape), dtype=np.uint8)
-            with ThreadPoolExecutor(max(workers, 1)) as pool:
-                for i, image in enumerate(pool.map(source.__getitem__, range(len(source)))):
-                    images[i] = image
+
+            def fill(chunk: range) -> None:
+                for i in chunk:
+                    images[i] = source[i]
+
+            threads = decoding_threads() if workers is None else max(workers, 1)
+            for _ in in_chunks(fill, len(source), threads):
+                pass
         kept = torch.from_numpy(images)
         source._resident = kept  # type: ignore[attr-defined]
     return kept
+
+
+def _fits(source: Source, resident_bytes: int | None = None) -> bool:
+    most = getattr(source, "resident_bytes", RESIDENT_BYTES) if resident_bytes is None else resident_bytes
+    return len(source) * int(np.prod(source.shape)) <= most
+
+
+def _streamed(
+    source: Source, positions: Iterable[Tensor], workers: int | None = None, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images at `positions` (b,) and those, a batch after the other, decoded ahead by `workers` processes.
+
+    torch gives a worker process one thread: pools there would fight ours.
+    """
+    if isinstance(source, Arrays):
+        workers = 0  # arrays need no decoding
+    loader = DataLoader(
+        _Decoded(source),
+        batch_size=None,  # an index of the data set is a whole batch
+        sampler=positions,
+        num_workers=decoding_processes() if workers is None else workers,
+        worker_init_fn=_leave_interrupts,
+        pin_memory=pin,
+        generator=torch.Generator(),  # otherwise each start would draw from the run's own stream
+    )
+    for image, index, error in loader:
+        if error:
+            raise InputError(error)
+        yield image, index
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the main one decides, and its last step needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Decoded(Dataset):
+    """Indexed by positions (b,): images uint8 (b, C, H, W), the positions, and what went wrong or ""."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, str]:
+        try:
+            if isinstance(self.source, Arrays):
+                images = self.source.images[index.numpy()]
+            else:
+                images = np.stack([self.source[i] for i in index.tolist()])
+            return torch.from_numpy(images), index, ""
+        except InputError as error:  # raised in a worker, it would arrive wrapped in the worker's stack trace
+            return torch.empty(0), index, str(error)
 
 
 def label_tensor(source: Source) -> Tensor:
@@ -143,10 +179,6 @@ def label_tensor(source: Source) -> Tensor:
         return torch.full((len(source),), -1)
     check_labels(len(source), source.labels)
     return torch.tensor(source.labels, dtype=torch.int64)
-
-
-def _stack(source: Source, at: Any) -> Tensor:
-    return torch.from_numpy(np.stack([source[i] for i in at]))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,19 +1,21 @@
 """What images there are: a source is indexable and gives uint8 (C, H, W), all of one shape, labelled or not.
 
 `digits` needs no files, `arrays` reads an .npz, `cifar10`, `cifar100` and `fashion_mnist` come through
-torchvision, `folder` decodes image files; each returns `Data(train, test)`. Bad input raises InputError.
+torchvision, `folder` decodes image files (as do `shards.shards` and `hub.hub`); each returns
+`Data(train, test)`. Bad input raises InputError.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ssl_kd.data.files import class_index, class_names, data_root, decode, first_line, image_files, read_npz
+from ssl_kd.data.files import Paths, class_names, data_root, decode, first_line, image_files, read_npz
+from ssl_kd.data.labels import Said, number
+from ssl_kd.data.workers import decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
 
@@ -68,25 +70,61 @@ class Arrays:
         return self.images[i]
 
 
-@dataclass(eq=False)
-class FolderSource:
-    """Image files, decoded when indexed: RGB squares of `size` pixels. `skipped`: broken files left out."""
+class Stored(Protocol):
+    """Where encoded images lie. Worker processes get it pickled or by a fork, and threads share it."""
 
-    files: list[Path]
+    def __len__(self) -> int: ...
+
+    def read(self, i: int) -> Path | bytes: ...  # an image file, or what is in one
+
+    def name(self, i: int) -> str: ...  # of image i, for people
+
+
+@dataclass(eq=False)
+class Encoded:
+    """Images as they are stored, decoded when indexed: RGB squares of `size` pixels.
+
+    resident_bytes: held decoded in memory where all of them together take no more.
+    at: the images that belong to the source, by their positions in `stored`; None for all of them.
+    skipped: names of the broken ones that were left out.
+    """
+
+    stored: Stored
     size: int
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    resident_bytes: int = RESIDENT_BYTES
+    at: np.ndarray | None = None
     skipped: list[str] = field(default_factory=list)
+    _resident: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return 3, self.size, self.size
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.stored if self.at is None else self.at)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return decode(self.files[i], self.size)
+        try:
+            return decode(self.stored.read(self._position(i)), self.size)
+        except Exception as error:  # besides OSError, Pillow's decoders let many other types through
+            raise InputError(f"{self.name(i)} cannot be decoded ({first_line(error)})") from error
+
+    def name(self, i: int) -> str:
+        return self.stored.name(self._position(i))
+
+    def _position(self, i: int) -> int:
+        return i if self.at is None else int(self.at[i])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images as they are stored, what is said of their labels (or nothing), and what people call the part."""
+
+    stored: Stored
+    said: Said
+    where: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +204,7 @@ def folder(
     skip_broken: bool = False,
     limit: int | None = None,
     labels: str = "auto",
+    resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
     """Image files in a folder, at any depth, as RGB squares of `size` pixels.
 
@@ -176,61 +215,79 @@ def folder(
         have no labels. "none" never looks at folders.
     """
     root = Path(root).expanduser()
-    if size < 1:
-        raise InputError(f"size must be at least 1 pixel, not {size}")
     if labels not in ("auto", "none"):
         raise InputError(f'labels must be "auto" or "none", not "{labels}"')
-    parts = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
-    test_root = root / parts[0] if parts else None
+    beside = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
+    test_root = root / beside[0] if beside else None
     if test is not None:  # `/` keeps an absolute path as it is
         test_root = root / test if (root / test).is_dir() else Path(test).expanduser()
-    train_root = root / "train" if parts or (test is not None and (root / "train").is_dir()) else root
+    train_root = root / "train" if beside or (test is not None and (root / "train").is_dir()) else root
     if test_root and test_root.resolve().is_relative_to(train_root.resolve()):
         raise InputError(f"the test folder {test_root} lies inside the training folder {train_root}")
 
-    files = image_files(train_root)
-    names = class_names(train_root, files) if labels == "auto" else []
-    classes = tuple(sorted(set(names))) if len(set(names)) > 1 else ()
-    train = FolderSource(files, size, class_index(names, classes), classes)
-    sources = [_limited(train, limit)]
+    train = _files(train_root, labels == "auto")
+    labelled = len(set(train.said)) > 1
+    parts = [train if labelled else replace(train, said=[])]
     if test_root:
-        files = image_files(test_root)
-        names = class_names(test_root, files) if classes else []
-        unknown = sorted(set(names) - set(classes))
-        if unknown:
-            listed = ", ".join(unknown[:5])
-            raise InputError(f"{test_root} has class folders that {train_root} lacks: {listed}")
-        sources.append(FolderSource(files, size, class_index(names, classes), classes if names else ()))
-    if skip_broken:
-        sources = [_without_broken(source) for source in sources]
-    return Data(sources[0], sources[1] if test_root else None)
+        parts.append(_files(test_root, labelled))
+    return encoded(parts, size, limit=limit, skip_broken=skip_broken, resident_bytes=resident_bytes)
 
 
-def _without_broken(source: FolderSource) -> FolderSource:
+def _files(root: Path, labelled: bool) -> Part:
+    files = image_files(root)
+    return Part(Paths(root, files), class_names(root, files) if labelled else [], str(root))
+
+
+def encoded(
+    parts: Sequence[Part],
+    size: int,
+    *,
+    names: Sequence[str] = (),
+    limit: int | None = None,
+    skip_broken: bool = False,
+    resident_bytes: int = RESIDENT_BYTES,
+) -> Data:
+    """The train part and, where there is a second, the test part as data; `names`, where labels are numbers.
+
+    The other options are those of `folder`. Raises InputError.
+    """
+    if size < 1:
+        raise InputError(f"size must be at least 1 pixel, not {size}")
+    test = parts[1].said if parts[1:] else []
+    classes, *labels = number(parts[0].said, test, (parts[0].where, parts[-1].where), names)
+    sources = [
+        Encoded(part.stored, size, label, classes if label is not None else (), resident_bytes)
+        for part, label in zip(parts, labels, strict=False)
+    ]
+    sources[0] = _limited(sources[0], limit)
+    return Data(*([_without_broken(source) for source in sources] if skip_broken else sources))
+
+
+def _without_broken(source: Encoded) -> Encoded:
     """Decode everything once and keep what can be decoded; the images too, where `loaders.resident` looks."""
-    fits = len(source) * 3 * source.size**2 <= RESIDENT_BYTES
-    keep, images, skipped = [], [], list[str]()
+    fits = len(source) * 3 * source.size**2 <= source.resident_bytes
+    images = np.empty((len(source) if fits else 0, *source.shape), np.uint8)
+    good = np.zeros(len(source), bool)
 
-    def attempt(i: int) -> np.ndarray | None:
-        try:
-            return source[i]
-        except InputError:
-            return None
+    def attempt(chunk: range) -> None:
+        for i in chunk:
+            try:
+                image = source[i]
+            except InputError:
+                continue
+            good[i] = True
+            if fits:
+                images[i] = image
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, image in enumerate(pool.map(attempt, range(len(source)))):
-            if image is None:
-                skipped.append(str(source.files[i]))
-            else:
-                keep.append(i)
-                images += [image] if fits else []
-    if not keep:
+    list(in_chunks(attempt, len(source), decoding_threads()))
+    skipped = [source.name(int(i)) for i in np.flatnonzero(~good)]
+    if not good.any():
         raise InputError(f"none of the {len(skipped)} images can be decoded, the first is {skipped[0]}")
-    good = _chosen(source, np.array(keep))
-    good.skipped = skipped
+    kept = _chosen(source, np.flatnonzero(good)) if skipped else source
+    kept.skipped = skipped
     if fits:
-        good._resident = torch.from_numpy(np.stack(images))
-    return good
+        kept._resident = torch.from_numpy(images[good] if skipped else images)
+    return kept
 
 
 def _limited(source: Any, limit: int | None) -> Any:
@@ -247,4 +304,4 @@ def _chosen(source: Any, at: np.ndarray) -> Any:
     labels = source.labels[at] if source.labels is not None else None
     if isinstance(source, Arrays):
         return Arrays(source.images[at], labels, source.classes)
-    return FolderSource([source.files[i] for i in at], source.size, labels, source.classes)
+    return replace(source, labels=labels, at=at if source.at is None else source.at[at])

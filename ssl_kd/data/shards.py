@@ -1,0 +1,205 @@
+"""Tar files in the webdataset convention, read at random places through an index that is made at the start.
+
+Members that share their name up to the first dot are one sample: `KEY.jpg` beside `KEY.cls` (a number or a
+name) or `KEY.json` (with a field for it). An index holds 20 bytes for each image, so that a shuffle is exact
+and any step can be the first, and no file is read as a whole.
+"""
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_kd.data.files import EXTENSIONS, first_line
+from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
+from ssl_kd.errors import InputError
+
+MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
+
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
+
+Member = tuple[str, int, int]  # name, first byte, bytes
+
+
+def shards(
+    path: str | Path,
+    size: int,
+    test: str | Path | None = None,
+    label: str = "label",
+    skip_broken: bool = False,
+    limit: int | None = None,
+    resident_bytes: int = RESIDENT_BYTES,
+) -> Data:
+    """Uncompressed tar files of images, as RGB squares of `size` pixels.
+
+    path: a folder of .tar files, or a pattern: `train-{000000..000012}.tar`, `train-*.tar`.
+    test: the same for the test images, seen from here or from the folder of `path`.
+    label: the field of a `KEY.json` that holds the label.
+    Labels that are numbers are named by the lines of `classes.txt` beside the training files, if it is there.
+    skip_broken, limit, resident_bytes: as in `sources.folder`.
+    """
+    files = [shard_files(path)]
+    if test is not None:
+        near = files[0][0].parent / test  # `/` keeps an absolute path as it is
+        files.append(shard_files(near if near.is_dir() or _matches(next(braces(str(near)))) else test))
+        both = {file.resolve() for file in files[0]} & {file.resolve() for file in files[1]}
+        if both:
+            raise InputError(f"{min(both)} is among the training files and among the test files")
+    listed = files[0][0].parent / "classes.txt"
+    lines = listed.read_text("utf-8", "replace").splitlines() if listed.is_file() else []
+    parts = [_part(part, str(where), label) for part, where in zip(files, (path, test), strict=False)]
+    numbers = any(isinstance(said, int) for said in parts[0].said)
+    return encoded(
+        parts,
+        size,
+        names=[line.strip() for line in lines] if numbers else (),
+        limit=limit,
+        skip_broken=skip_broken,
+        resident_bytes=resident_bytes,
+    )
+
+
+class Members:
+    """Members of tar files, by the number of their file, their first byte and their length."""
+
+    def __init__(self, files: list[Path], file: np.ndarray, offset: np.ndarray, size: np.ndarray):
+        self.files, self.file, self.offset, self.size = files, file, offset, size
+        self.open: dict[int, int] = {}  # file -> descriptor
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def read(self, i: int) -> bytes:
+        file, offset, size = int(self.file[i]), int(self.offset[i]), int(self.size[i])
+        descriptor = self.open.get(file)
+        if descriptor is not None:
+            return os.pread(descriptor, size, offset)  # of no position, so threads and forks may share it
+        descriptor = os.open(self.files[file], os.O_RDONLY)
+        if len(self.open) < MOST_OPEN and self.open.setdefault(file, descriptor) == descriptor:
+            return os.pread(descriptor, size, offset)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+    def name(self, i: int) -> str:
+        path = self.files[int(self.file[i])]
+        key = next(name for name, offset, _ in members(path) if offset == self.offset[i])
+        return f"{path}:{key}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "open": {}}  # another process opens its own
+
+    def __del__(self) -> None:
+        for descriptor in self.open.values():
+            os.close(descriptor)
+
+
+def shard_files(path: str | Path) -> list[Path]:
+    """The .tar files of a folder, or those that a pattern names, in order. Raises InputError."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        inside = sorted(file for file in path.iterdir() if file.suffix == ".tar")
+        if not inside:
+            raise InputError(f"there is no .tar file in {path}")
+        return inside
+    found = {one: _matches(one) for one in braces(str(path))}
+    missing = [one for one, files in found.items() if not files]
+    if missing:
+        raise InputError(f"there is no file {missing[0]}")
+    return [file for files in found.values() for file in files]
+
+
+def _matches(pattern: str) -> list[Path]:
+    names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    return [Path(name) for name in names]
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """What a shell makes of `{000..012}` and `{a,b}`."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, words = match.groups()
+    inside = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    for text in inside:
+        yield from braces(pattern[: match.start()] + text + pattern[match.end() :])
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The regular files inside a tar file, in their order. Raises InputError."""
+    try:
+        with tarfile.open(path, "r:") as archive, path.open("rb", buffering=0) as file:
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+                if member.issparse():
+                    raise ValueError("it holds sparse files")
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+            if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset).strip(b"\0"):
+                raise ValueError(f"at byte {archive.offset} no member begins")  # where tarfile just stops
+    except (tarfile.TarError, ValueError, OSError) as error:
+        packed = isinstance(error, tarfile.TarError) and _compressed(path)
+        why = (
+            "it is compressed; unpacked, images can be read from the middle of it"
+            if packed
+            else first_line(error)
+        )
+        raise InputError(f"{path} is not a readable .tar file ({why})") from error
+
+
+def _compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith(COMPRESSED)
+
+
+def _part(files: list[Path], where: str, field: str) -> Part:
+    samples = [_samples(path, field) for path in files]
+    if not any(samples):
+        raise InputError(f"there is no image in {where}; accepted are {' '.join(EXTENSIONS)}")
+    file = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in samples])
+    offset, size = (np.array([row[k] for part in samples for row in part], dtype=np.int64) for k in (0, 1))
+    said = [row[2] for part in samples for row in part]
+    return Part(Members(files, file, offset, size), said, where)
+
+
+def _samples(path: Path, field: str) -> list[tuple[int, int, int | str | None]]:
+    """First byte, length and label of each image in a tar file."""
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int | str | None] = {}
+    with path.open("rb", buffering=0) as file:
+        for name, offset, size in members(path):
+            folder, slash, base = name.rpartition("/")
+            first, _, extension = base.partition(".")
+            if not first:
+                continue  # a hidden file
+            key, extension = folder + slash + first, extension.lower()
+            if f".{extension}" in EXTENSIONS:
+                if key in images:
+                    raise InputError(f"{path} has two images called {key}")
+                images[key] = offset, size
+            elif extension == "cls" or (extension == "json" and key not in labels):
+                content = os.pread(file.fileno(), size, offset)
+                labels[key] = _label(content, f"{path}:{name}", field if extension == "json" else None)
+    return [(*place, labels.get(key)) for key, place in images.items()]
+
+
+def _label(content: bytes, where: str, field: str | None) -> int | str | None:
+    """What a .cls file says, or the field of a .json file; None where that says nothing."""
+    try:
+        value = content.decode() if field is None else json.loads(content).get(field)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{where} cannot be read ({first_line(error)})") from error
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value) if re.fullmatch(r"-?\d+", value) else value or None
+    if value is None or type(value) is int:
+        return value
+    raise InputError(f"{where}: {field} is {value!r}, neither a whole number nor a name")
