@@ -33,7 +33,7 @@ from ssl_kd.machine import set_threads
 DEFAULTS: dict[str, Any] = {
     "size": 32,
     "batch_size": 256,
-    "steps": 8,
+    "steps": 32,
     "rounds": 5,
     "images": 2048,
     "workers": 2,

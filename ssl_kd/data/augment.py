@@ -146,14 +146,14 @@ def jitter(x: Tensor, how: Mixing) -> Tensor:
 
     Where all turn their hue at the same place, none is copied to be turned.
     """
-    n, turn = len(x), how.turn.to(x)
+    turn = how.turn.to(x)
     mix, constant = (field.to(x).transpose(0, 1) for field in (how.mix, how.constant))
+    hue_at = int(how.hue_at[0]) if bool((how.hue_at == how.hue_at[0]).all()) else None
     for k in range(4):
-        turned = (how.hue_at == k).nonzero()[:, 0]
-        if len(turned) == n:
+        if k == hue_at:
             turn_hue(x, turn)
-        elif len(turned):
-            at = turned.to(x.device)
+        elif hue_at is None:
+            at = (how.hue_at == k).nonzero()[:, 0].to(x.device)
             x.index_copy_(0, at, turn_hue(x.index_select(0, at), turn[at]))
         if k < 3:
             added = (x.mean((2, 3)) * constant[k]).sum(1)[:, None, None]
@@ -169,20 +169,18 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     without choosing among pixels, which costs a CPU more than all the rest, and in few planes of memory.
     """
     r, g, b = x.unbind(1)
-    value, low = torch.maximum(r, g), torch.minimum(r, g)
-    torch.maximum(value, b, out=value)
-    torch.minimum(low, b, out=low)
+    value, low = x.amax(1), x.amin(1)
     h = (value - r).add_(g).add_(b).sub_(low, alpha=2)
     side = g - b
     chroma = torch.sub(value, low, out=low)
     six = (6 * chroma).clamp_(min=1e-12)  # the hue of a grey pixel does not matter
     h.div_(six).copysign_(side).add_(shift[:, None, None] + 1).frac_()  # from [-1/2, 1/2] to [0, 1)
-    for plane, centre in ((r, 1 / 2), (g, 1 / 3), (b, 2 / 3)):
-        torch.sub(h, centre, out=plane).abs_().clamp_(1 / 6, 1 / 3).mul_(six)
-    r.add_(torch.sub(value, chroma, alpha=2, out=side))
-    edge = value.add_(chroma)
-    torch.sub(edge, g, out=g)
-    torch.sub(edge, b, out=b)
+    torch.sub(h[:, None], torch.tensor([1 / 2, 1 / 3, 2 / 3]).to(x)[:, None, None], out=x)
+    x.abs_().clamp_(1 / 6, 1 / 3)
+    torch.addcmul(torch.sub(value, chroma, alpha=2, out=side), six, r, out=r)
+    value.add_(chroma)
+    torch.addcmul(value, six, g, value=-1, out=g)
+    torch.addcmul(value, six, b, value=-1, out=b)
     return x
 
 

@@ -6,11 +6,8 @@ there are (on a CPU to the last bit; a GPU may choose another kernel for another
 """
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,7 +22,7 @@ from ssl_kd.streams import generator
 # switching one operation on does not change another's numbers.
 DRAWS = (10, 10, 2, 1, 1, 4, 1, 4, 1, 1, 1, 1)
 NO_CHANGE = torch.tensor([1.0, 1.0, 1.0, 0.0])  # brightness, contrast, saturation, hue
-CACHE_BYTES = 1 << 20  # of views that a CPU makes together, so that they stay in its cache
+CACHE_BYTES = 1 << 21  # of views that a thread of a CPU makes together, so that they stay in its cache
 DEVICE_BYTES = 1 << 28  # and an accelerator, so that what lies between takes little of its memory
 
 
@@ -61,16 +58,12 @@ class Views:
 
     def __call__(self, batch: Mapping[str, Any], *name: int | str) -> Tensor:
         """Views (V, B, C, size, size) of the batch's images, by the stream of this name."""
-        images, row, threads = batch["image"], batch["row"].cpu(), torch.get_num_threads()
-        torch.set_num_threads(1)  # operations this small lose by being shared; `apply` shares whole parts
-        try:
-            drawn, stream = self.draw(batch["rows"], *name)
-            x = self.apply(images, self.parameters(drawn[row], *images.shape[2:]), threads)
-            if self.noise > 0:
-                noise = torch.randn(*drawn.shape[:2], *x.shape[2:], generator=stream)[row].transpose(0, 1)
-                x.add_(noise.to(x.device), alpha=self.noise).clamp_(0, 1)
-        finally:
-            torch.set_num_threads(threads)
+        images, row = batch["image"], batch["row"].cpu()
+        drawn, stream = self.draw(batch["rows"], *name)
+        x = self.apply(images, self.parameters(drawn[row], *images.shape[2:]))
+        if self.noise > 0:
+            noise = torch.randn(*drawn.shape[:2], *x.shape[2:], generator=stream)[row].transpose(0, 1)
+            x.add_(noise.to(x.device), alpha=self.noise).clamp_(0, 1)
         return x
 
     def draw(self, rows: int, *name: int | str) -> tuple[Tensor, torch.Generator]:
@@ -105,8 +98,8 @@ class Views:
             solarize=solarize[..., 0] < self.chance["solarize"],
         )
 
-    def apply(self, images: Tensor, parameters: Parameters, threads: int = 1) -> Tensor:
-        """Views (V, B, C, size, size) in [0, 1] of uint8 images (B, C, H, W); on a CPU by so many threads."""
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Views (V, B, C, size, size) in [0, 1] of uint8 images (B, C, H, W)."""
         (b, channels, height, width), device = images.shape, images.device
         flat = Parameters(*(field.flatten(0, 1) for field in parameters))
         how = augment.mixing(flat.order, flat.factor, channels)
@@ -119,18 +112,15 @@ class Views:
         top, left, h, w = flat.box.to(device).unbind(1)
         new_rows, rows = augment.resize_points(top, h, self.size, height)
         new_columns, columns = augment.resize_points(left, w, self.size, width, flat.flip.to(device))
-
-        def make(part: slice) -> None:
+        for part in parts:
             y = augment.resample(
                 images.index_select(0, place[part] % b),
                 augment.resize_matrix(new_rows[part], rows[part]),
                 augment.resize_matrix(new_columns[part], columns[part], unit=1 / 255),
             )
             some = Parameters(*(field[part] for field in flat))
-            y = self._finished(y.clamp_(0, 1), some, augment.Mixing(*(field[part] for field in how)))
+            y = self._finished(y, some, augment.Mixing(*(field[part] for field in how)))
             x.index_copy_(0, place[part], y.clamp_(0, 1))
-
-        _each(make, parts, threads if device.type == "cpu" else 1)
         return x.unflatten(0, (-1, b))
 
     def _finished(self, x: Tensor, parameters: Parameters, how: augment.Mixing) -> Tensor:
@@ -138,8 +128,8 @@ class Views:
         _, _, degrees, _, factor, gray, sigma, solarize = parameters
         if bool(degrees.any()):
             x = augment.rotate(x, degrees.to(x.device))
-        if bool((factor != NO_CHANGE).any()):
-            x = augment.jitter(x, how)
+        changed = bool((factor != NO_CHANGE).any())
+        x = augment.jitter(x, how) if changed else x.clamp_(0, 1)  # a view is clamped, whatever its neighbours
         at = gray.nonzero()[:, 0].to(x.device)
         if len(at) and x.shape[1] == 3:
             x.index_copy_(0, at, augment.gray(x.index_select(0, at)).expand(-1, 3, -1, -1))
@@ -160,7 +150,7 @@ def _parts(hue_at: Tensor, pixels: int, device: torch.device) -> tuple[Tensor, l
     copies none to be turned. pixels: of one view or of its image, whichever has more.
     """
     cpu = device.type == "cpu"
-    most = max(1, (CACHE_BYTES if cpu else DEVICE_BYTES) // (4 * pixels))
+    most = max(1, (CACHE_BYTES * torch.get_num_threads() if cpu else DEVICE_BYTES) // (4 * pixels))
     kind = hue_at + 1 if cpu else torch.zeros_like(hue_at)
     parts = []
     for start, end in pairwise([0, *kind.bincount().cumsum(0).tolist()]):
@@ -168,25 +158,3 @@ def _parts(hue_at: Tensor, pixels: int, device: torch.device) -> tuple[Tensor, l
             size = math.ceil((end - start) / math.ceil((end - start) / most))
             parts += [slice(i, min(i + size, end)) for i in range(start, end, size)]
     return kind.argsort(stable=True), parts
-
-
-def _each(make: Callable[[slice], None], parts: Sequence[slice], threads: int) -> None:
-    """Makes the parts, each on one core."""
-    if (
-        min(threads, len(parts)) == 1 or torch.is_inference_mode_enabled()
-    ):  # no other thread may write to that
-        for part in parts:
-            make(part)
-        return
-
-    def alone(part: slice) -> None:
-        torch.set_num_threads(1)  # of this thread
-        make(part)
-
-    list(_pool(threads, os.getpid()).map(alone, parts))
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Kept, since threads take time to start; a forked process needs its own."""
-    return ThreadPoolExecutor(threads)
