@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, cat, nn, stack
 
 from ssl_kd.cohort import Batch, Outputs
+from ssl_kd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Encoder(nn.Module):
         return self.backbone(images)
 
     def forward(self, batch: Batch, seen: Mapping[str, Outputs] | None = None) -> Outputs:
+        missing = [key for key in self.views if key not in batch]
+        if missing:
+            raise InputError(
+                f'a peer sees "{missing[0]}", which no recipe makes; there are: {", ".join(batch)}'
+            )
         parts = [self._views(batch[key]) for key in self.views]
         return (
             parts[0] if len(parts) == 1 else {name: cat([part[name] for part in parts]) for name in parts[0]}

@@ -284,9 +284,6 @@ def test_views_do_not_depend_on_the_number_of_threads():
         alone = recipe(raw(96), 3)["views"]
         torch.set_num_threads(3)
         assert torch.equal(recipe(raw(96), 3)["views"], alone)
-        with torch.inference_mode():
-            assert torch.equal(recipe(raw(96), 3)["views"], alone)
-        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
 

@@ -327,6 +327,11 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(words, says, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_peer_that_sees_what_no_recipe_makes_is_refused(capsys):
+    said = refused([*QUICK, "peer.views=vews", "dry_run=true"], capsys)
+    assert 'a peer sees "vews", which no recipe makes; there are: label, index, row, rows, views' in said
+
+
 def images(folder: Path, count: int = 3) -> None:
     import numpy as np
     from PIL import Image

@@ -128,8 +128,8 @@ class Views:
         _, _, degrees, _, factor, gray, sigma, solarize = parameters
         if bool(degrees.any()):
             x = augment.rotate(x, degrees.to(x.device))
-        changed = bool((factor != NO_CHANGE).any())
-        x = augment.jitter(x, how) if changed else x.clamp_(0, 1)  # a view is clamped, whatever its neighbours
+        # Clamped either way, so that a view's last bit does not depend on whom it is made with.
+        x = augment.jitter(x, how) if bool((factor != NO_CHANGE).any()) else x.clamp_(0, 1)
         at = gray.nonzero()[:, 0].to(x.device)
         if len(at) and x.shape[1] == 3:
             x.index_copy_(0, at, augment.gray(x.index_select(0, at)).expand(-1, 3, -1, -1))
