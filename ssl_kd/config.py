@@ -218,7 +218,9 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     elif isinstance(old, int):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
     elif isinstance(old, float):
-        right, kind = isinstance(value, int | float | dict) and not isinstance(value, bool), "a number"
+        listed = isinstance(value, list) and key.startswith("recipe.")  # one number for each view
+        right = listed or (isinstance(value, int | float | dict) and not isinstance(value, bool))
+        kind = "a number"
     elif isinstance(old, DictConfig):
         right, kind = (
             isinstance(value, dict | list | int | float | str) or value is None,
@@ -250,7 +252,8 @@ def _peers(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
             own.backbone["_target_"] = "ssl_kd.backbones.create"
         _overlay(peer, own)
         if separate and "_target_" not in own:
-            peer.views = f"views_{name}"
+            views = peer.get("views", "views")
+            peer.views = f"{views}_{name}" if isinstance(views, str) else [f"{view}_{name}" for view in views]
         full[str(name)] = peer
     return OmegaConf.create(full)
 

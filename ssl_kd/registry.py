@@ -26,8 +26,9 @@ def check(node: Any, beside: Beside, path: str = "") -> None:
 
 
 def _check_options(node: DictConfig, beside: Collection[str], path: str) -> None:
+    made = target(node, path)
     try:
-        parameters = inspect.signature(target(node, path)).parameters
+        parameters = inspect.signature(made).parameters
     except ValueError:  # written in C, and silent about what it takes
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

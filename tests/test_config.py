@@ -124,3 +124,16 @@ def test_what_cannot_be_meant_is_refused_with_the_nearest_name(words, says):
     with pytest.raises(InputError) as error:
         compose(words)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_probability_may_be_one_for_each_view_on_the_command_line():
+    assert list(compose(["recipe.blur=[1.0,0.1]"]).recipe.blur) == [1.0, 0.1]
+    with pytest.raises(InputError, match="probe.temperature must be a number"):
+        compose(["probe.temperature=[1.0,0.1]"])
+
+
+def test_every_entry_of_views_is_a_peers_own_when_views_are_separate():
+    peers = compose(["recipe=multicrop", "separate_views=true", "peers={a: resnet8, b: resnet8}"]).peers
+    assert list(peers.a.views) == ["views_a", "views_local_a"]
+    assert list(peers.b.views) == ["views_b", "views_local_b"]
+    assert compose(["separate_views=true", "peers={a: resnet8}"]).peers.a.views == "views_a"

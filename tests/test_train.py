@@ -311,6 +311,7 @@ def refused(words: list[str], capsys) -> str:
         (["peers.a.backbone.colour=3"], "colour"),
         (["batch_size=4096"], "a batch of 4096 images is larger than the data set of 1437"),
         (["accumulate=3"], "cannot be split into 3 x 1 equal parts"),
+        (["recipe.extra=[{_target_: torch.nn.NoSuch}]"], "cannot be imported"),
         (["grad_cache=true"], "grad_cache works on the parts of a batch; say how many by accumulate=..."),
         (["data=folder", "data.root=missing"], "missing"),
         (["data=folder", "data.root=."], "there is no image in"),
