@@ -218,7 +218,8 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     elif isinstance(old, int):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
     elif isinstance(old, float):
-        listed = isinstance(value, list) and key.startswith("recipe.")  # one number for each view
+        per = key.startswith("recipe.") or key in ("data.mean", "data.std")  # one number per view, per channel
+        listed = isinstance(value, list) and per
         right = listed or (isinstance(value, int | float | dict) and not isinstance(value, bool))
         kind = "a number"
     elif isinstance(old, DictConfig):

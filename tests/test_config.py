@@ -137,3 +137,11 @@ def test_every_entry_of_views_is_a_peers_own_when_views_are_separate():
     assert list(peers.a.views) == ["views_a", "views_local_a"]
     assert list(peers.b.views) == ["views_b", "views_local_b"]
     assert compose(["separate_views=true", "peers={a: resnet8}"]).peers.a.views == "views_a"
+
+
+def test_mean_and_std_may_be_one_number_for_each_channel():
+    assert list(compose(["data=arrays", "data.path=x.npz", "data.mean=[0.5,0.4,0.3]"]).data.mean) == [
+        0.5,
+        0.4,
+        0.3,
+    ]
