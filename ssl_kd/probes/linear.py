@@ -23,6 +23,17 @@ class Linear:
     held_out: float  # accuracy with this penalty on the held-out tenth of the train split
     weight: Tensor  # (K, D) float32
     bias: Tensor  # (K,) float32
+    mean: Tensor  # (D,) float32
+    std: Tensor  # (D,) float32, infinite for a constant column
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """What the probe says of other rows (N, D), (N, K) float32. Raises InputError for another width."""
+        if rows.dim() != 2 or rows.shape[1] != len(self.mean):
+            raise InputError(
+                f"the linear probe was fitted to rows of {len(self.mean)} numbers, and was given "
+                f"{tuple(rows.shape)}."
+            )
+        return (rows.float() - self.mean) / self.std @ self.weight.T + self.bias
 
 
 def linear(
@@ -57,7 +68,7 @@ def linear(
     solution = minimise(rows, labels, chosen, start, covariance, iterations)
     accuracy = _accuracy((test - mean) / std, test_labels, solution)
     weight, bias = solution.float()[:-1].T.contiguous(), solution.float()[-1].clone()
-    return Linear(accuracy, chosen, held_out, weight, bias)
+    return Linear(accuracy, chosen, held_out, weight, bias, mean, std)
 
 
 def minimise(
