@@ -47,6 +47,7 @@ class Encoder(nn.Module):
         read = [reads for reads in self.reads.values() if reads != "embedding" and reads not in self.heads]
         self.stages = tuple(dict.fromkeys([*stages, *read]))
         self.per_view = per_view
+        self.tap: list[Tensor] | None = None  # gets the embeddings (N, D) with their graph
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -77,6 +78,8 @@ class Encoder(nn.Module):
 
     def _rows(self, images: Tensor) -> Outputs:  # (N, ...)
         said = self._backbone(images, self.stages)
+        if self.tap is not None:
+            self.tap.append(said["embedding"])
         for name, head in self.heads.items():
             said[name] = head(said[self.reads[name]])
         return said

@@ -17,6 +17,7 @@ from ssl_kd.schedules import Weight, at
 Scalars = dict[str, tuple[Tensor, float]]
 Term = Callable[[Mapping[str, Outputs], Batch, int], Scalars]
 Watcher = Callable[[int, "Result"], None]
+Weigh = Callable[[int, Scalars], Scalars]
 # The parts of a batch and what was said on each -> the whole batch and what was said on it.
 Join = Callable[[Sequence[Batch], Sequence[Mapping[str, Outputs]]], tuple[Batch, Mapping[str, Outputs]]]
 
@@ -49,6 +50,7 @@ def step(
     known: Mapping[str, Outputs] | list[Mapping[str, Outputs]] | None = None,
     clip: float | None = None,
     join: Join | None = None,
+    weigh: Weigh | None = None,
 ) -> Result:
     """One optimiser step: forward, terms, backward over all peers, update, followers.
 
@@ -66,14 +68,18 @@ def step(
         module.begin(index, number)
         return cohort({**parts[number], "step": torch.tensor(index)}, knowns[number])
 
+    def scalars(said: Mapping[str, Outputs], part: Batch) -> Scalars:
+        own = _scalars(terms, said, part, index)
+        return own if weigh is None else weigh(index, own)
+
     def apart(number: int) -> AbstractContextManager:
         """Processes exchange gradients once, with the last part; it holds a forward and its backward."""
         return nullcontext() if number == len(parts) - 1 else accelerator.no_sync(cohort)
 
     if join is None or len(parts) == 1:
-        result = _accumulate(parts, terms, index, forward, apart, accelerator.backward)
+        result = _accumulate(parts, scalars, forward, apart, accelerator.backward)
     else:
-        result = _cache(module, parts, terms, index, forward, apart, accelerator.backward, join)
+        result = _cache(module, parts, scalars, forward, apart, accelerator.backward, join)
     if clip is not None:
         for name in module.trainable:
             accelerator.clip_grad_norm_(module.peers[name].parameters(), clip)
@@ -86,8 +92,7 @@ def step(
 
 def _accumulate(
     parts: Sequence[Batch],
-    terms: Sequence[Term],
-    index: int,
+    terms: Callable[[Mapping[str, Outputs], Batch], Scalars],
     forward: Callable[[int], dict[str, Outputs]],
     apart: Callable[[int], AbstractContextManager],
     backward: Callable[[Tensor], None],
@@ -98,7 +103,7 @@ def _accumulate(
     for number, part in enumerate(parts):
         with apart(number):
             said = forward(number)
-            own = _scalars(terms, said, part, index)
+            own = terms(said, part)
             loss = _weighted(own) / len(parts)
             backward(loss)
         for key, (raw, weight) in own.items():
@@ -112,8 +117,7 @@ def _accumulate(
 def _cache(
     module: Cohort,
     parts: Sequence[Batch],
-    terms: Sequence[Term],
-    index: int,
+    terms: Callable[[Mapping[str, Outputs], Batch], Scalars],
     forward: Callable[[int], dict[str, Outputs]],
     apart: Callable[[int], AbstractContextManager],
     backward: Callable[[Tensor], None],
@@ -133,7 +137,7 @@ def _cache(
         {name: _leaves(values, name in module.trainable) for name, values in said.items()} for said in first
     ]
     whole, said = join(parts, leaves)
-    own = _scalars(terms, said, whole, index)
+    own = terms(said, whole)
     loss = _weighted(own)
     backward(loss)
     outputs = []
@@ -164,13 +168,14 @@ def fit(
     watchers: Sequence[Watcher] = (),
     clip: float | None = None,
     join: Join | None = None,
+    weigh: Weigh | None = None,
 ) -> None:
     """Optimiser steps `start` to `steps`.
 
     batches(k): the batches from step k on, this process's share of each.
     rates: learning rate of each optimiser; a parameter group's own "lr_scale" multiplies it.
     watchers: called as `watcher(steps done, result)` after every step; they may stop the loop by raising.
-    clip, join: see `step`.
+    clip, join, weigh: see `step`.
     Raises NonFinite when a loss is not finite: after that step on a CPU, within NON_FINITE_CHECK steps
     elsewhere.
     """
@@ -185,7 +190,7 @@ def fit(
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ended after step {index} of {steps}")
-        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip, join=join)
+        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip, join=join, weigh=weigh)
         pending.append((index, Result(result.loss, result.terms, [])))
         if len(pending) >= every or index == steps - 1:
             _check_finite(pending)

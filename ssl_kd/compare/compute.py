@@ -1,0 +1,72 @@
+"""What a training cost, counted in multiply-adds: so that one network is compared with two at equal cost."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_kd.config import learners
+
+_LEARNING = (
+    3  # forward, and the gradients of what came in and of the weights, each as dear as the forward pass
+)
+
+
+def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]]) -> tuple[float, str]:
+    """Multiply-adds of the backbones over a whole training, or NaN and the reason.
+
+    runs: (config, summary) of runs that differ in their seed alone. Counted is the forward pass of each peer
+    for every image and view that it sees, three times for those that learn (four with grad_cache, which runs
+    it twice). Heads, losses and views are left out: what is compared is the networks' share.
+    """
+    config = runs[0][0]
+    known = [summary["macs"] for _, summary in runs if summary.get("macs")]
+    try:
+        forward = known[0] if known else _forward_macs(config)
+        steps = config.get("steps") or runs[0][1]["steps"]
+        learning = learners(config.peers)
+        factor = _LEARNING + bool(config.get("grad_cache"))
+        per_image = sum(
+            float(forward.get(str(name), 0)) * _views(peer, config) * (factor if name in learning else 1)
+            for name, peer in config.peers.items()
+        )
+    except Exception as error:  # networks and data may be anybody's; only this one figure is lost
+        return float("nan"), " ".join(str(error).split()) or type(error).__name__
+    return (steps * config.batch_size * per_image, "") if per_image else (float("nan"), "no peer is counted")
+
+
+def _views(peer: DictConfig, config: DictConfig) -> float:
+    """Views of an image that a peer sees, small ones by their share of the pixels."""
+    seen = peer.get("views", "views")
+    names = [seen] if isinstance(seen, str) else list(seen)
+    small = float(config.recipe.get("local_size", 1.0)) ** 2 * config.recipe.get("local_views", 0)
+    whole = config.recipe.get("views", 1)  # a recipe that does not say how many makes one
+    return sum(small if name.startswith("views_local") else whole for name in names)
+
+
+def _forward_macs(config: DictConfig) -> dict[str, int]:
+    """Peer -> multiply-adds for one image, for a run that did not note them: its networks are built again."""
+    mean = config.data.get("mean")
+    channels = len(mean) if OmegaConf.is_list(mean) else 0
+    if not channels:
+        from ssl_kd.build import read_data
+
+        channels = read_data(config.copy()).train.shape[0]
+    parts = {key: config.get(key) for key in ("peers", "data", "channels_last", "classes")}
+    plain = OmegaConf.to_container(OmegaConf.create({**parts, "seed": 0}))
+    return _built(json.dumps(plain, sort_keys=True), channels)
+
+
+@cache
+def _built(parts: str, channels: int) -> dict[str, int]:
+    from ssl_kd.build import build_cohort
+    from ssl_kd.cost import macs
+
+    config = OmegaConf.create(json.loads(parts))
+    shape = (channels, int(config.data.size), int(config.data.size))
+    backbones = {
+        name: getattr(peer, "backbone", None) for name, peer in build_cohort(config, shape).peers.items()
+    }
+    return {name: macs(network, shape) for name, network in backbones.items() if network is not None}

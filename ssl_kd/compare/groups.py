@@ -1,0 +1,81 @@
+"""Runs that differ in nothing but their seed, as groups with a name and a cost."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssl_kd.compare.compute import training_macs
+from ssl_kd.compare.runs import Entry
+from ssl_kd.config import differences
+from ssl_kd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed (and incidental options) alone, ordered by seed.
+
+    compute: multiply-adds of one run's training, see `compute.training_macs`; NaN where it is unknown.
+    """
+
+    name: str
+    runs: tuple[Entry, ...]
+    epochs: int
+    compute: float
+
+
+def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
+    """The groups in order of their first run, and a note for each of unknown cost. Raises InputError."""
+    notes: list[str] = []
+    sorted_: list[list[Entry]] = []
+    for entry in entries:
+        home = next((runs for runs in sorted_ if _differing(runs[0], entry) == []), None)
+        if home is None:
+            sorted_.append([entry])
+            continue
+        twin = next((other for other in home if other.seed == entry.seed), None)
+        if twin:
+            raise InputError(
+                f"{twin.folder} and {entry.folder} are the same configuration with the same seed "
+                f"{entry.seed}; leave one of them out"
+            )
+        home.append(entry)
+    found = []
+    for name, runs in zip(_names(sorted_), sorted_, strict=True):
+        runs.sort(key=lambda entry: entry.seed)
+        compute, problem = training_macs([(entry.config, entry.summary) for entry in runs])
+        notes += [f"The compute of {name} is unknown: {problem}."] if problem else []
+        found.append(Group(name, tuple(runs), int(runs[0].config.epochs), compute))
+    return found, notes
+
+
+def _differing(one: Entry, other: Entry) -> list[str]:
+    return [line for line in differences(one.config, other.config) if not line.startswith("seed: ")]
+
+
+def _names(sorted_: Sequence[Sequence[Entry]]) -> list[str]:
+    """A name for each group of runs; with the folder above in front, where two would have the same."""
+    names = [_name([Path(entry.folder).absolute() for entry in runs]) for runs in sorted_]
+    above = [Path(runs[0].folder).absolute().parent.name for runs in sorted_]
+    longer = [f"{parent}/{name}" for parent, name in zip(above, names, strict=True)]
+    if len(set(longer)) == len(longer):
+        names = [full if names.count(name) > 1 else name for full, name in zip(longer, names, strict=True)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            one, other = sorted_[names.index(name)][0], sorted_[i][0]
+            what = _differing(one, other)[0]
+            raise InputError(
+                f'{one.folder} and {other.folder} would both be of the group "{name}", but differ in {what}; '
+                "leave one of them out, or rename its folder"
+            )
+    return names
+
+
+def _name(folders: Sequence[Path]) -> str:
+    """What the names of the folders begin with, without the seed: runs/solo-0 and runs/solo-1 are "solo"."""
+    stems = [re.sub(r"(^|[-_.])\d+$", "", folder.name) for folder in folders]
+    prefix = os.path.commonprefix(stems)
+    if prefix not in stems:
+        prefix = prefix.rstrip("0123456789").rstrip("-_.")
+    return prefix or Path(os.path.commonpath([folder.parent for folder in folders])).name or "runs"
