@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data
+from ssl_kd.data.adapt import hold_out
 from ssl_kd.data.parts import split
 from ssl_kd.encoder import Encoder, Head
 from ssl_kd.engine import Term
@@ -57,6 +58,8 @@ def read_data(config: DictConfig) -> Data:
     """The images, and with them what the config left open: `classes` and `steps`."""
     takes = inspect.signature(target(config.data, "data")).parameters
     data = make({k: v for k, v in config.data.items() if k not in _DATA_KEYS or k in takes})
+    if config.get("hold_out") is not None:
+        data = hold_out(data, config.hold_out, seed=0)  # the same images whatever the run's seed
     config.classes = len(data.train.classes) or None
     config.steps = config.epochs * max(1, len(data.train) // config.batch_size)
     for name, term in config.terms.items():
@@ -111,7 +114,11 @@ def build_cohort(
                 takes = ", ".join(Follow.__dataclass_fields__)
                 raise InputError(f"peers.{name}.follow {wrong}; its options: {takes}")
             follow[str(name)] = Follow(**options)
-    cohort = Cohort(peers, frozen=frozen, follow=follow, returns=_returns(peers, terms), seed=config.seed)
+    returns = _returns(peers, terms)
+    if returns is not None and config.health.every:  # what the monitor looks at
+        for name, peer in peers.items():
+            returns[name] += ["embedding"] if isinstance(peer, Encoder) else []
+    cohort = Cohort(peers, frozen=frozen, follow=follow, returns=returns, seed=config.seed)
     return cohort.to(memory_format=torch.channels_last) if config.channels_last else cohort
 
 
@@ -135,6 +142,8 @@ def build_batches(
             f"batch_size {config.batch_size} cannot be split into {config.accumulate} x {world} equal parts "
             "(accumulate x processes)"
         )
+    if config.grad_cache and (config.get("health") or {}).get("on_hurt") == "gate":
+        raise InputError("health.on_hurt=gate needs gradients at the embedding, which grad_cache has not")
     if config.grad_cache and config.accumulate == 1:
         raise InputError("grad_cache works on the parts of a batch; say how many by accumulate=...")
     extra = {key: config.data[key] for key in ("resident_bytes", "workers") if key in config.data}

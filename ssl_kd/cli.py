@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from ssl_kd.errors import guarded
 
+COMMANDS = ("train", "show", "timing", "study", "compare", "report")
+PROBES = ("knn", "linear", "few_labels", "linear_sgd", "finetune", "robustness", "transfer", "health")
+
 HELP = """ssl-kd: small networks that learn together, without labels
 
   ssl-kd train                                              a DoGo pair on digits, about a minute
@@ -14,8 +17,15 @@ HELP = """ssl-kd: small networks that learn together, without labels
   ssl-kd train processes=2                                  on two processes of this machine
   ssl-kd show method=dogo                                   a method's edges as a table
   ssl-kd timing method=dogo measure=20                      where a step's time goes, over 20 steps
-  ssl-kd knn run=runs/a                                     nearest-neighbour accuracy of a run's checkpoint
-  ssl-kd linear run=runs/a                                  linear-probe accuracy of a run's checkpoint
+  ssl-kd study study.yaml                                   methods x seeds from one file, then compared
+  ssl-kd compare runs/solo-* runs/pair-*                    did the peers help? differences, paired by seed
+  ssl-kd report run=runs/a                                  the run as one HTML page
+  ssl-kd PROBE run=runs/a                                   one more score of a run's checkpoint; the probes:
+      knn, linear             nearest neighbours; a linear probe
+      few_labels              a linear probe on 1 %, 10 %, and 1, 5, 10 labels per class
+      linear_sgd, finetune    trained on augmented images: the literature's linear probe; all weights
+      robustness, transfer    corrupted test images; another data set (data=fashion_mnist)
+      health                  effective rank, alignment, uniformity, agreement: without labels
 
 Options are key=value; configs/config.yaml lists them with their defaults.
   method   {method}
@@ -25,7 +35,8 @@ Options are key=value; configs/config.yaml lists them with their defaults.
   peers    a list of backbones: resnet20, wrn-16-2, resnet18, resnet50, ... or any timm model
   dry_run=true builds everything, runs one step and says what the run needs
 
-Exit codes: 0 done, 2 bad input (one sentence says what), 130 stopped by Ctrl-C with its state saved.
+Exit codes: 0 done, 2 bad input (one sentence says what), 3 stopped by health.on_collapse=stop, 130 by Ctrl-C
+with the state saved.
 """
 
 
@@ -56,38 +67,47 @@ def _main(words: list[str]) -> int:
         return 0
     if command == "timing":
         return timing(rest)
-    if command in ("knn", "linear"):
+    if command == "study":
+        from ssl_kd.study import main as study
+
+        return study(rest)
+    if command == "compare":
+        from ssl_kd.compare import main as compare
+
+        return compare(rest)
+    if command == "report":
+        from ssl_kd.report import main as report
+
+        return report(rest)
+    if command in PROBES:
         return probe(command, rest)
     if command == "--version":
         from ssl_kd import __version__
 
         print(__version__)
         return 0
-    raise InputError(
-        f'there is no command "{command}"; {nearest(command, ["train", "show", "timing", "knn", "linear"])}'
-    )
+    raise InputError(f'there is no command "{command}"; {nearest(command, [*COMMANDS, *PROBES])}')
 
 
 def probe(name: str, words: list[str]) -> int:
-    """One probe of a run: `run=FOLDER`, and any key of the config's `probe`."""
+    """One probe of a run: `run=FOLDER`, `device`, `checkpoint`, and the options of the probe."""
     from ssl_kd.config import options
     from ssl_kd.errors import InputError
 
-    given = options(words)
+    # What names a data set is kept as a word, which `transfer` composes.
+    data = [word for word in words if word.startswith("data=")]
+    given = options([word for word in words if word not in data]) | dict(word.split("=", 1) for word in data)
     folder, device = given.pop("run", None), given.pop("device", "auto")
     if folder is None:
         raise InputError("run is needed; give it as run=runs/NAME")
-    allowed = ["knn", "temperature", "batch_size"]
-    for key in given:
-        if key not in allowed:
-            raise InputError(f'"{key}" is not an option; there are: run, device, {", ".join(allowed)}')
-    from ssl_kd.console import console, score_table
-    from ssl_kd.evaluate import evaluate_run
+    from ssl_kd.console import console
     from ssl_kd.machine import pick_device, set_threads
+    from ssl_kd.probing import probe as run_probe
+    from ssl_kd.tables import probe_table
 
     set_threads(None)
-    result = evaluate_run(str(folder), name, given, pick_device(device))
-    console().print(score_table(result["peers"], result["baselines"]))
+    result = run_probe(str(folder), name, given, pick_device(device))
+    console().print(probe_table(name, result))
     print(f"{folder}/eval/{name}.json")
     return 0
 

@@ -74,24 +74,28 @@ def options(words: Sequence[str]) -> dict[str, Any]:
     return dict(_split(words)[1])
 
 
-def run_name(config: DictConfig) -> str:
-    """A folder name that the same options always get, and others do not."""
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in INCIDENTAL])
+def computed(config: DictConfig) -> DictConfig:
+    """The options that change what a run computes, without those of where and how it runs."""
+    watched = (config.get("health") or {}).get("on_hurt") != "gate"
+    left_out = {*INCIDENTAL, *(["health"] if watched else [])}
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])
     kept.data = OmegaConf.masked_copy(
         config.data, [str(key) for key in config.data if key not in INCIDENTAL_DATA]
     )
-    text = OmegaConf.to_yaml(kept, sort_keys=True)
+    return kept
+
+
+def run_name(config: DictConfig) -> str:
+    """A folder name that the same options always get, and others do not."""
+    text = OmegaConf.to_yaml(computed(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return f"runs/{config.method}-{config.data.name}-{config.seed}-{digest}"
 
 
 def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """`key: old there, new here` for every option that changes what a run computes."""
-    a, b = (dict(_flat(config)) for config in (old, new))
-    incidental = {*INCIDENTAL, *(f"data.{key}" for key in INCIDENTAL_DATA)}
-    keys = [
-        key for key in {**a, **b} if not {key, key.split(".")[0]} & incidental and a.get(key) != b.get(key)
-    ]
+    a, b = (dict(_flat(computed(config))) for config in (old, new))
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
 
 
@@ -218,8 +222,8 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     elif isinstance(old, int):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
     elif isinstance(old, float):
-        per = key.startswith("recipe.") or key in ("data.mean", "data.std")  # one number per view, per channel
-        listed = isinstance(value, list) and per
+        several = key.startswith("recipe.") or key in ("data.mean", "data.std")  # per view, per channel
+        listed = isinstance(value, list) and several
         right = listed or (isinstance(value, int | float | dict) and not isinstance(value, bool))
         kind = "a number"
     elif isinstance(old, DictConfig):

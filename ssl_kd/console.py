@@ -71,6 +71,11 @@ class Meter:
             left = (time.monotonic() - self.began) / done * (self.steps - step)
             self.out.print(f"step {step}/{self.steps}  {text}  {left:.0f} s left", soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self.shown:
+            self.out.print(text, soft_wrap=True)
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self.bar is not None:
@@ -78,28 +83,35 @@ class Meter:
             self.bar = None
 
 
-def score_table(peers: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table:
-    """One row per peer and baseline; accuracies on the test split, in per cent."""
+def score_table(summary: Mapping[str, Any]) -> Table:
+    """One row per peer, their ensemble and each baseline; accuracies in per cent.
+
+    summary: "peers", and if there are "ensemble", "baselines" and "scored_on", as in summary.json.
+    """
+    peers, baselines = summary["peers"], summary.get("baselines") or {}
     first: Mapping[str, Any] = next((scores for scores in peers.values() if "knn" in scores), {})
     first = first or next((scores for scores in peers.values() if "linear" in scores), {})
     ks = list(first.get("knn", {}))
-    table = Table(title="accuracy on the test split, %", title_justify="left")
+    table = Table(title=f"accuracy on {summary.get('scored_on', 'the test split')}, %", title_justify="left")
     table.add_column("network")
     table.add_column("parameters", justify="right")
     singles = {key: name for key, name in (("linear", "linear"), ("top1", "top-1")) if key in first}
     for head in [*(f"kNN {k}" for k in ks), *singles.values()]:
         table.add_column(head, justify="right")
 
-    def row(name: str, scores: Mapping[str, Any], size: str, style: str | None = None) -> None:
+    def row(name: str, scores: Mapping[str, Any], style: str | None = None) -> None:
         cells = [scores.get("knn", {}).get(k) for k in ks] + [scores.get(key) for key in singles]
+        size = f"{scores['parameters']:,}" if "parameters" in scores else ""
         table.add_row(name, size, *("" if c is None else f"{100 * c:.1f}" for c in cells), style=style)
 
     for name, scores in peers.items():
-        row(name, scores, f"{scores['parameters']:,}" if "parameters" in scores else "")
-    for name, scores in (baselines or {}).get("untrained", {}).items():
-        row(f"{name}, untrained", scores, "", "dim")
-    if (baselines or {}).get("pixels"):
-        row("raw pixels", baselines["pixels"], "", "dim")
+        row(name, scores)
+    if summary.get("ensemble"):
+        row("all together", summary["ensemble"])
+    for name, scores in baselines.get("untrained", {}).items():
+        row(f"{name}, untrained", scores, "dim")
+    if baselines.get("pixels"):
+        row("raw pixels", baselines["pixels"], "dim")
     return table
 
 

@@ -1,21 +1,25 @@
 """Scores of a cohort: the same numbers during training, at its end, and afterwards from a checkpoint."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ssl_kd.build import build_cohort, read_data
+from ssl_kd.build import build_cohort
 from ssl_kd.cohort import Cohort
-from ssl_kd.data import Data, Plain, in_order
+from ssl_kd.data import Data, Plain, Source, in_order
+from ssl_kd.data.adapt import subset
 from ssl_kd.encoder import Encoder
-from ssl_kd.errors import InputError
-from ssl_kd.probes import Features, embed, knn, linear, pixels
-from ssl_kd.run import Run
+from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
+from ssl_kd.probes.ensemble import ensemble, ensemble_knn
+from ssl_kd.probes.health import effective_rank
 
 PROBES = ("knn", "linear", "top1")
+RANK_IMAGES = 2048  # of the train split, evenly spaced
 
 
 class _Output(nn.Module):
@@ -53,38 +57,92 @@ class Evaluator:
         self.plain = Plain(config.data.size)
         self.missing = _missing(config, data)
 
-    def cohort(self, cohort: Cohort, probes: Collection[str] = PROBES) -> dict[str, dict[str, Any]]:
-        """Per peer that embeds images: {"knn": {k: accuracy}, "linear": accuracy, ...}.
+    def cohort(self, cohort: Cohort, probes: Collection[str] = PROBES) -> dict[str, Any]:
+        """{"peers": scores of every peer that embeds images, "ensemble": of those that learn, where several}.
 
-        "top1" is the accuracy of the peer's own classifier, where it has one (see `classifiers`).
+        Scores are {"knn": {k: accuracy}, "linear": accuracy, ...}; "top1" is the accuracy of the peer's own
+        classifier, where it has one (see `classifiers`). The ensemble is the mean of the peers' predictions.
         """
-        found: dict[str, dict[str, Any]] = {}
+        peers: dict[str, dict[str, Any]] = {}
+        learn: list[tuple[Features, Linear | None]] = []
         heads = classifiers(self.config) if "top1" in probes else {}
         for name, peer in cohort.peers.items():
             if not isinstance(peer, Encoder):
                 continue
-            found[name] = self._score(self._features(peer.embed), probes)
+            features = self.features(peer.embed)
+            peers[name], fitted = self.score(features, probes)
             if name in heads:
-                found[name]["top1"] = self._top1(_Output(peer, heads[name]))
+                peers[name]["top1"] = self._top1(_Output(peer, heads[name]))
+            if name in cohort.trainable:
+                learn.append((features, fitted))
+        found: dict[str, Any] = {"peers": peers}
+        if len(learn) > 1 and {"knn", "linear"} & {*probes}:
+            found["ensemble"] = self._ensemble(learn, probes)
         return found
 
     def baselines(self, probes: Collection[str] = PROBES) -> dict[str, Any]:
         """The same for raw pixels at 32 x 32, and for the networks as they were before training."""
-        untrained = build_cohort(self.config, self.data.train.shape).to(self.device)
-        return {"pixels": self._score(self._pixels(), probes), "untrained": self.cohort(untrained, probes)}
+        untrained = self.cohort(self.untrained(), probes)["peers"]
+        return {"pixels": self.score(self.pixels(), probes)[0], "untrained": untrained}
 
-    def _score(self, features: Features, probes: Collection[str]) -> dict[str, Any]:
+    def untrained(self) -> Cohort:
+        """The cohort as it was before the first step."""
+        return build_cohort(self.config, self.data.train.shape).to(self.device)
+
+    def rank(self, cohort: Cohort) -> float:
+        """Effective rank of the embeddings of train images, mean over the learning peers; needs no label."""
+        return sum(
+            effective_rank(self._embed(peer.embed, self._some_train)[0])
+            for name, peer in cohort.peers.items()
+            if name in cohort.trainable and isinstance(peer, Encoder)
+        ) / len(cohort.trainable)
+
+    def score(self, features: Features, probes: Collection[str]) -> tuple[dict[str, Any], Linear | None]:
+        """kNN and linear scores of features, as far as they are among the probes, and the fitted probe."""
         scores: dict[str, Any] = {}
+        fitted = linear(features) if "linear" in probes else None
         if "knn" in probes:
             found = knn(features, tuple(self.config.probe.knn), self.config.probe.temperature)
             scores["knn"] = {str(k): accuracy for k, accuracy in found.items()}
-        if "linear" in probes:
-            result = linear(features)
+        if fitted is not None:
             scores |= {
-                "linear": result.accuracy,
-                "linear_held_out": result.held_out,
-                "linear_penalty": result.penalty,
+                "linear": fitted.accuracy,
+                "linear_held_out": fitted.held_out,
+                "linear_penalty": fitted.penalty,
             }
+        return scores, fitted
+
+    def features(self, network: Callable[[Tensor], Tensor]) -> Features:
+        """What `network` makes of the images of both splits."""
+        train, test = self._embed(network, self.data.train), self._embed(network, self.data.test)
+        return Features(*train, *test, classes=len(self.data.train.classes))
+
+    def pixels(self) -> Features:
+        """The images themselves."""
+        size = self.config.probe.batch_size
+        train, test = pixels(in_order(self.data.train, size)), pixels(in_order(self.data.test, size))  # type: ignore[arg-type]
+        return Features(*train, *test, classes=len(self.data.train.classes))
+
+    @cached_property
+    def _some_train(self) -> Source:
+        count = min(RANK_IMAGES, len(self.data.train))
+        return subset(self.data.train, np.linspace(0, len(self.data.train) - 1, count).astype(np.int64))
+
+    def _embed(self, network: Callable[[Tensor], Tensor], source: Source | None) -> tuple[Tensor, Tensor]:
+        assert source is not None  # `missing` has said so
+        return embed(network, in_order(source, self.config.probe.batch_size), self.plain, self.device)
+
+    def _ensemble(
+        self, learn: Sequence[tuple[Features, Linear | None]], probes: Collection[str]
+    ) -> dict[str, Any]:
+        features = [each for each, _ in learn]
+        fitted = [probe for _, probe in learn if probe is not None]
+        scores: dict[str, Any] = {}
+        if "knn" in probes:
+            found = ensemble_knn(features, tuple(self.config.probe.knn), self.config.probe.temperature)
+            scores["knn"] = {str(k): accuracy for k, accuracy in found.items()}
+        if fitted:
+            scores["linear"] = ensemble(fitted, [each.test for each in features], features[0].test_labels)
         return scores
 
     def _top1(self, network: nn.Module) -> float:
@@ -93,45 +151,16 @@ class Evaluator:
         known = labels >= 0
         return float((logits.argmax(1) == labels)[known].double().mean())
 
-    def _features(self, network: Callable[[Tensor], Tensor]) -> Features:
-        size = self.config.probe.batch_size
-        train = embed(network, in_order(self.data.train, size), self.plain, self.device)
-        test = embed(network, in_order(self.data.test, size), self.plain, self.device)  # type: ignore[arg-type]
-        return Features(*train, *test, classes=len(self.data.train.classes))
-
-    def _pixels(self) -> Features:
-        size = self.config.probe.batch_size
-        train, test = pixels(in_order(self.data.train, size)), pixels(in_order(self.data.test, size))  # type: ignore[arg-type]
-        return Features(*train, *test, classes=len(self.data.train.classes))
-
-
-def evaluate_run(folder: str, probe: str, changes: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """Scores of a run from its checkpoint alone, written to eval/<probe>.json.
-
-    probe: one of PROBES. changes: options of the config's `probe` to use instead. Raises InputError.
-    """
-    run = Run(folder)
-    config = run.config()
-    config.probe.update(changes)
-    data = read_data(config)
-    evaluator = Evaluator(config, data, device)
-    if evaluator.missing:
-        raise InputError(evaluator.missing)
-    cohort = build_cohort(config, data.train.shape)
-    step = run.load(cohort)
-    result = {
-        "step": step,
-        "protocol": OmegaConf.to_container(config.probe),
-        "peers": evaluator.cohort(cohort.to(device), [probe]),
-        "baselines": evaluator.baselines([probe]),
-    }
-    run.write(f"eval/{probe}.json", result)
-    return result
-
 
 def parameters(peer: nn.Module) -> int:
     """Parameters of what is deployed: the backbone, or all of a peer that has none."""
     return sum(p.numel() for p in getattr(peer, "backbone", peer).parameters())
+
+
+def scored_on(config: DictConfig) -> str:
+    """Which images the scores are of."""
+    held = config.get("hold_out")
+    return f"a held-out {held} of the train split" if held is not None else "the test split"
 
 
 def _missing(config: DictConfig, data: Data) -> str:

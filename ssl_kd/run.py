@@ -1,6 +1,7 @@
 """The run folder: config, metrics, checkpoints, as text and safetensors. Nothing in it is executed."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -34,8 +35,23 @@ class Run:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest complete checkpoint. A save that was cut short leaves one of the other two names."""
-        for name in ("last", "new", "previous"):
+        """The newest complete checkpoint."""
+        return self._complete("last", "new", "previous")
+
+    @property
+    def chosen(self) -> Path | None:
+        """The checkpoint that a rule has chosen (see `choose`)."""
+        return self._complete("chosen", "chosen-new", "chosen-previous")
+
+    @property
+    def best(self) -> float:
+        """The score of the chosen checkpoint; -inf where there is none."""
+        place = self.chosen
+        return json.loads((place / "state.json").read_text())["score"] if place else -math.inf
+
+    def _complete(self, *names: str) -> Path | None:
+        """A save that was cut short leaves one of the two names after the first."""
+        for name in names:
             if (self.folder / "checkpoints" / name / "state.json").is_file():
                 return self.folder / "checkpoints" / name
         return None
@@ -83,45 +99,57 @@ class Run:
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that was cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text() if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
     def forget_after(self, step: int) -> None:
         """Drops the lines of metrics.jsonl that a continued run will write again."""
-        path = self.folder / "metrics.jsonl"
-        if self.writes and path.is_file():
-            whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            _write(path, "".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+        if self.writes and (lines := self.metrics()):
+            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
+            _write(self.folder / "metrics.jsonl", "".join(kept))
 
     def save(self, cohort: Cohort, optimizers: Sequence[Optimizer], step: int) -> None:
         """Writes the state after `step` optimiser steps; the one before stays until this one is whole.
 
         Frozen peers are left out: the config makes them again. A state that is not finite raises NonFinite.
         """
-        weights = {key: value for key, value in cohort.state_dict().items() if not _frozen(cohort, key)}
-        for key, value in weights.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise NonFinite(f'after step {step}: "{key}" is not finite')
-        if not self.writes:
-            return
-        parent = self.folder / "checkpoints"
-        new, last, previous = (parent / name for name in ("new", "last", "previous"))
+        weights = _weights(cohort, step)
+        if self.writes:
+            tensors, numbers = _optimizer_state(cohort, optimizers)
+            files = {"cohort": weights, "optimizers": tensors}
+            self._put(files, {"step": step, "optimizers": numbers}, "last", "new", "previous")
+
+    def choose(self, cohort: Cohort, step: int, rule: str, score: float) -> None:
+        """Writes the weights as the chosen ones, in the place of those that were before."""
+        state = {"step": step, "rule": rule, "score": score}
+        files = {"cohort": _weights(cohort, step)}
+        if self.writes:
+            self._put(files, state, "chosen", "chosen-new", "chosen-previous")
+
+    def _put(self, files: dict[str, dict[str, Tensor]], state: dict[str, Any], *names: str) -> None:
+        last, new, previous = (self.folder / "checkpoints" / name for name in names)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        save_file({key: _plain(value) for key, value in weights.items()}, new / "cohort.safetensors")
-        tensors, numbers = _optimizer_state(cohort, optimizers)
-        save_file(tensors, new / "optimizers.safetensors")
-        _write(
-            new / "state.json", json.dumps({"step": step, "optimizers": numbers})
-        )  # last: it says that all is there
+        for name, tensors in files.items():
+            save_file(tensors, new / f"{name}.safetensors")
+        _write(new / "state.json", json.dumps(state))  # last: it says that all is there
         shutil.rmtree(previous, ignore_errors=True)
         if last.exists():
             last.rename(previous)
         new.rename(last)
         shutil.rmtree(previous, ignore_errors=True)
 
-    def load(self, cohort: Cohort, optimizers: Sequence[Optimizer] = ()) -> int:
-        """Puts the newest checkpoint into `cohort` and `optimizers`; returns its step. Raises InputError."""
-        place = self.checkpoint
+    def load(self, cohort: Cohort, optimizers: Sequence[Optimizer] = (), chosen: bool = False) -> int:
+        """Puts the newest checkpoint into `cohort` and `optimizers`; returns its step. Raises InputError.
+
+        chosen: the one that a rule has chosen instead, which has no optimisers.
+        """
+        place = self.chosen if chosen else self.checkpoint
         if place is None:
-            raise InputError(f"{self.folder} has no checkpoint")
+            raise InputError(f"{self.folder} has no {'chosen ' if chosen else ''}checkpoint")
         weights = load_file(place / "cohort.safetensors")
         wanted = {key for key in cohort.state_dict() if not _frozen(cohort, key)}
         if wanted != set(weights):
@@ -133,6 +161,15 @@ class Run:
             tensors = load_file(place / "optimizers.safetensors")
             _restore_optimizers(cohort, optimizers, tensors, state["optimizers"])
         return state["step"]
+
+
+def _weights(cohort: Cohort, step: int) -> dict[str, Tensor]:
+    """What a checkpoint holds of the cohort."""
+    weights = {key: value for key, value in cohort.state_dict().items() if not _frozen(cohort, key)}
+    for key, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise NonFinite(f'after step {step}: "{key}" is not finite')
+    return {key: _plain(value) for key, value in weights.items()}
 
 
 def environment() -> dict[str, Any]:

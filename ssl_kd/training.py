@@ -24,17 +24,23 @@ from ssl_kd.build import (
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
+from ssl_kd.cost import macs
 from ssl_kd.data import Data
 from ssl_kd.data.parts import join
 from ssl_kd.distributed import global_batch_norm
-from ssl_kd.engine import Join, NonFinite, Term, fit, step
+from ssl_kd.encoder import Encoder
+from ssl_kd.engine import Join, NonFinite, Term, Watcher, fit, step
 from ssl_kd.errors import InputError
-from ssl_kd.evaluate import PROBES, Evaluator, parameters
+from ssl_kd.evaluate import PROBES, Evaluator, parameters, scored_on
 from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
+from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
 from ssl_kd.show import dry_table
-from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
+from ssl_kd.watchers import Chooser, Interrupted, Logger, Prober, Saver
+
+RULES = ("last", "rank", "held_out")  # of probe.select
+COLLAPSED = 3  # exit code of a run that its alarm stopped
 
 
 @dataclass
@@ -52,6 +58,7 @@ class Parts:
     own_optimizers: Sequence[Optimizer]
     optimizers: Sequence[Optimizer]
     rates: Sequence[Weight]
+    watch: Watch
 
     @property
     def join(self) -> Join | None:
@@ -70,6 +77,7 @@ def train(config: DictConfig) -> int:
 def build(config: DictConfig) -> Parts:
     """What `config` describes, on its device and in its precision; prints a line that says which."""
     check_options(config)
+    _check_rule(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     threads = set_threads(config.threads)
@@ -92,6 +100,18 @@ def build(config: DictConfig) -> Parts:
     return parts
 
 
+def _check_rule(config: DictConfig) -> None:
+    rule = config.probe.select
+    if rule not in RULES:
+        raise InputError(f'probe.select is "{rule}", but can be: {", ".join(RULES)}')
+    if rule != "last" and not config.probe.every:
+        raise InputError(
+            f"probe.select={rule} needs probes to choose from; say how often by probe.every=10 (epochs)"
+        )
+    if rule == "held_out" and not config.probe.linear:
+        raise InputError("probe.select=held_out needs the linear probe, and probe.linear is false")
+
+
 def say(parts: Parts, what: Any) -> None:
     """Prints text or a table, on the first process only."""
     if parts.accelerator.is_main_process:
@@ -99,6 +119,7 @@ def say(parts: Parts, what: Any) -> None:
 
 
 def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
+    watch = Watch(**config.health)
     with accelerator.main_process_first():  # one process downloads
         data = read_data(config)
     batches, per_epoch = build_batches(
@@ -115,7 +136,18 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         cohort, *optimizers = accelerator.prepare(own, *own_optimizers)
     return Parts(
-        config, accelerator, data, batches, per_epoch, terms, own, cohort, own_optimizers, optimizers, rates
+        config,
+        accelerator,
+        data,
+        batches,
+        per_epoch,
+        terms,
+        own,
+        cohort,
+        own_optimizers,
+        optimizers,
+        rates,
+        watch,
     )
 
 
@@ -147,6 +179,8 @@ def _run(parts: Parts) -> int:
     prober = Prober(parts.own, lambda cohort: evaluator.cohort(cohort, probes), logger, probe_steps)
     save_steps = config.save_every * parts.per_epoch
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
+    monitor = _monitor(parts, run, begun, meter)
+    chooser = _select(parts, run, prober, evaluator, logger)
     began = time.monotonic()
     try:
         with saver:
@@ -159,14 +193,19 @@ def _run(parts: Parts) -> int:
                 accelerator,
                 steps=config.steps,
                 start=begun,
-                watchers=[logger, prober, saver],
+                watchers=[logger, monitor, prober, *chooser, saver],
                 clip=config.clip,
                 join=parts.join,
+                weigh=monitor.weigh,
             )
     except Interrupted:
         logger.close()
         say(parts, f"stopped after step {saver.saved} of {config.steps}; the same command continues")
         return 130
+    except Collapsed:
+        logger.close()
+        say(parts, f"stopped by health.on_collapse=stop; the last checkpoint is {run.checkpoint}")
+        return COLLAPSED
     except NonFinite as error:
         place = (
             f"the last good checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
@@ -177,13 +216,26 @@ def _run(parts: Parts) -> int:
     if accelerator.is_main_process:
         summary = run.read("summary.json") if begun >= config.steps else None
         if summary is None:
-            scores = prober.last[1] if prober.last and prober.last[0] == config.steps else None
-            summary = _summary(parts, evaluator, probes, scores)
+            step = run.load(parts.own, chosen=True) if chooser else config.steps
+            scores = prober.last[1] if prober.last and prober.last[0] == step else None
+            summary = _summary(parts, evaluator, probes, scores, step)
             summary |= {"images_per_second": logger.mean_speed, "seconds": time.monotonic() - began}
             run.write("summary.json", summary)
         _report(parts, summary, evaluator.missing)
     accelerator.wait_for_everyone()
     return 0
+
+
+def _monitor(parts: Parts, run: Run, begun: int, meter: Meter) -> Monitor:
+    """Looks without labels, going on from what metrics.jsonl says."""
+    links = [link for term in parts.terms for link in getattr(term, "links", list)()]
+
+    def write(line: dict[str, Any]) -> None:
+        run.append({"step": line["step"], "epoch": line["step"] / parts.per_epoch, **line})
+
+    monitor = Monitor(parts.own, links, parts.watch, write, meter.say, begun)
+    monitor.recall(run.metrics())
+    return monitor
 
 
 def _open(parts: Parts) -> tuple[Run, int]:
@@ -196,6 +248,7 @@ def _open(parts: Parts) -> tuple[Run, int]:
     accelerator.wait_for_everyone()
     begun = run.load(parts.own, parts.own_optimizers) if run.checkpoint else 0
     run.forget_after(begun)
+    accelerator.wait_for_everyone()
     state = (
         "new"
         if not begun
@@ -212,31 +265,58 @@ def _open(parts: Parts) -> tuple[Run, int]:
 
 
 def _summary(
-    parts: Parts, evaluator: Evaluator, probes: list[str], scores: dict[str, Any] | None
+    parts: Parts, evaluator: Evaluator, probes: list[str], scores: dict[str, Any] | None, step: int
 ) -> dict[str, Any]:
-    """What the finished cohort scores; `scores`, where it has just been probed."""
+    """What the finished cohort scores at `step`; `scores`, where it has just been probed."""
     config = parts.config
     if scores is None:
         scores = {} if evaluator.missing else evaluator.cohort(parts.own, probes)
     baselines = {} if evaluator.missing or not config.probe.baselines else evaluator.baselines(probes)
+    networks = {name: peer for name, peer in parts.own.peers.items() if parameters(peer)}  # a queue is none
+    shape = parts.data.train.shape[0], config.data.size, config.data.size
     return {
         "method": config.method,
         "data": config.data.name,
+        "scored_on": scored_on(config),
         "seed": config.seed,
         "steps": config.steps,
-        "checkpoint": "last",
+        "checkpoint": config.probe.select,
+        "checkpoint_step": step,
         "peers": {
-            name: {"parameters": parameters(peer), **scores.get(name, {})}
-            for name, peer in parts.own.peers.items()
-            if parameters(peer)  # a queue is no network
+            name: {"parameters": parameters(peer), **scores.get("peers", {}).get(name, {})}
+            for name, peer in networks.items()
         },
+        **({"ensemble": scores["ensemble"]} if "ensemble" in scores else {}),
         "baselines": baselines,
+        "macs": {
+            name: macs(peer.backbone, shape) for name, peer in networks.items() if isinstance(peer, Encoder)
+        },
     }
+
+
+def _select(parts: Parts, run: Run, prober: Prober, evaluator: Evaluator, logger: Logger) -> list[Watcher]:
+    """The watcher that keeps the checkpoint which `probe.select` asks for; none for the last."""
+    config = parts.config
+    rule = config.probe.select
+
+    def held_out(cohort: Cohort, step: int) -> float:
+        scores = prober.last[1] if prober.last and prober.last[0] == step else evaluator.cohort(cohort)
+        judged = [scores["peers"][name]["linear_held_out"] for name in cohort.trainable]
+        return sum(judged) / len(judged)
+
+    def rank(cohort: Cohort, step: int) -> float:
+        return evaluator.rank(cohort)
+
+    if rule == "last":
+        return []
+    every = config.probe.every * parts.per_epoch
+    score = held_out if rule == "held_out" else rank
+    return [Chooser(run, parts.own, rule, score, logger, every, config.steps)]
 
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
     if not missing:
-        say(parts, score_table(summary["peers"], summary["baselines"]))
+        say(parts, score_table(summary))
     say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
     if missing:
         say(parts, missing)

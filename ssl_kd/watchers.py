@@ -101,9 +101,9 @@ class Logger:
 
     def scores(self, step: int, scores: dict[str, Any]) -> None:
         """A line for probes made during training."""
-        self.run.append({"step": step, "epoch": step / self.per_epoch, "peers": scores})
+        self.run.append({"step": step, "epoch": step / self.per_epoch, **scores})
         if self.board is not None:
-            for peer, values in scores.items():
+            for peer, values in scores["peers"].items():
                 for k, accuracy in values.get("knn", {}).items():
                     self.board.add_scalar(f"knn{k}/{peer}", accuracy, step)
                 if "linear" in values:
@@ -131,11 +131,41 @@ class Prober:
         with self.logger.paused():
             self.last = (step, self.score(self.cohort))
         self.logger.scores(step, self.last[1])
-        ks = [k for scores in self.last[1].values() for k in scores.get("knn", ())]
+        peers = self.last[1]["peers"]
+        ks = [k for scores in peers.values() for k in scores.get("knn", ())]
         if ks:
             k = "20" if "20" in ks else ks[-1]
-            shown = " ".join(f"{100 * scores['knn'][k]:.1f}" for scores in self.last[1].values())
+            shown = " ".join(f"{100 * scores['knn'][k]:.1f}" for scores in peers.values())
             self.logger.meter.note = f"kNN{k} {shown} %"
+
+
+class Chooser:
+    """Keeps the best checkpoint of every `every`th step and the last, by a rule without test images.
+
+    score: of the cohort at a step, higher is better; called after the probes of that step. The record of the
+        best is the checkpoint itself, so a continued run chooses as the uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        cohort: Cohort,
+        rule: str,
+        score: Callable[[Cohort, int], float],
+        logger: Logger,
+        every: int,
+        steps: int,
+    ) -> None:
+        self.run, self.cohort, self.rule, self.score = run, cohort, rule, score
+        self.logger, self.every, self.steps = logger, every, steps
+
+    def __call__(self, step: int, result: Result) -> None:
+        if not self.run.writes or (step % self.every and step != self.steps):
+            return
+        with self.logger.paused():
+            score = self.score(self.cohort, step)
+            if score > self.run.best:
+                self.run.choose(self.cohort, step, self.rule, score)
 
 
 class Saver:

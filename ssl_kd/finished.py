@@ -1,0 +1,71 @@
+"""A finished run, loaded again from its folder alone."""
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from ssl_kd import __version__
+from ssl_kd.build import build_cohort, check_options, read_data
+from ssl_kd.cohort import Cohort
+from ssl_kd.data import Data
+from ssl_kd.encoder import Encoder
+from ssl_kd.errors import InputError
+from ssl_kd.evaluate import Evaluator
+from ssl_kd.run import Run
+
+
+@dataclass
+class Finished:
+    """The cohort of a run's checkpoint, on a device, with its data. `step` is the checkpoint's."""
+
+    run: Run
+    config: DictConfig
+    data: Data
+    cohort: Cohort
+    step: int
+    checkpoint: str
+    device: torch.device
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The peers that embed images."""
+        return encoders(self.cohort)
+
+    @property
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.config, self.data, self.device)
+
+
+def encoders(cohort: Cohort) -> dict[str, Encoder]:
+    """The peers that embed images; a queue, say, does not."""
+    return {name: peer for name, peer in cohort.peers.items() if isinstance(peer, Encoder)}
+
+
+def load(folder: str, device: str = "cpu", checkpoint: str | None = None) -> Finished:
+    """The run in `folder`.
+
+    checkpoint: last or chosen; None is the one that the run itself reports.
+    Raises InputError: no run, no checkpoint, or a run that another version made and this one cannot read.
+    """
+    run = Run(folder)
+    config = run.config()
+    if checkpoint not in (None, "last", "chosen"):
+        raise InputError(f'checkpoint is "{checkpoint}", but can be: last, chosen')
+    chosen = checkpoint == "chosen" or (checkpoint is None and config.probe.get("select", "last") != "last")
+    if (run.chosen if chosen else run.checkpoint) is None:
+        raise InputError(f"{folder} has no {'chosen ' if chosen else ''}checkpoint")
+    try:
+        check_options(config)
+        data = read_data(config)
+        cohort = build_cohort(config, data.train.shape)
+        step = run.load(cohort, chosen=chosen)
+    except InputError as error:
+        made = ((run.read("environment.json") or {}).get("packages") or {}).get("ssl-kd")
+        if made in (None, __version__):
+            raise
+        raise InputError(
+            f"{folder} was made by ssl-kd {made} and cannot be read by {__version__}: {error}"
+        ) from error
+    place = torch.device(device)
+    return Finished(run, config, data, cohort.to(place), step, "chosen" if chosen else "last", place)

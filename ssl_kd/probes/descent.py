@@ -1,0 +1,147 @@
+"""How a probe trains on augmented images with labels: the images, and one loop of SGD.
+
+Nesterov's momentum 0.9, a cosine rate without warm-up, no weight decay, as Chen et al. 2020 (SimCLR, appendix
+B) and, but for the decay, Kornblith et al. 2019 train.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from ssl_kd.data import Arrays, Batches, Source, resident
+from ssl_kd.data.loaders import label_tensor
+from ssl_kd.data.sources import RESIDENT_BYTES
+from ssl_kd.errors import InputError
+from ssl_kd.schedules import Cosine
+from ssl_kd.streams import seed_of
+
+ToViews = Callable[[dict[str, Any], int], dict[str, Any]]  # a raw batch and a step -> "views" and the rest
+Plain = Callable[[Tensor], Tensor]  # uint8 (B, C, H, W) -> images without augmentation
+Losses = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def descend(
+    losses: Losses,
+    groups: Sequence[tuple[nn.Module, float]],
+    images: Source,
+    recipe: ToViews,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+) -> Tensor:
+    """Trains the modules of `groups`, each with the rate beside it as the peak of its cosine.
+
+    losses: views (n, C, H, W), their labels (n,) and positions in `images` (n,) -> (G,), one loss for each
+        group, which depends on no parameter of another. Labels and positions are repeated over the views.
+    Returns the mean losses of each epoch, float64 (epochs, G) on the CPU. Whatever the modules draw from
+    torch's own stream (dropout) belongs to `seed`, and the caller's stream stays where it was.
+    Raises InputError for a recipe without "views".
+    """
+    batches = Batches(images, min(batch_size, len(images)), seed=seed, device=device)
+    stream, steps = batches(0), batches.steps_per_epoch
+    rates = [Cosine(peak, epochs * steps) for _, peak in groups]
+    optimizer = SGD(
+        [{"params": list(module.parameters())} for module, _ in groups], lr=0.0, momentum=0.9, nesterov=True
+    )
+    history = []
+    with _stream_of(seed, device), torch.enable_grad():
+        for epoch in range(epochs):
+            total = torch.zeros(len(groups), dtype=torch.float64, device=device)
+            for step in range(epoch * steps, (epoch + 1) * steps):
+                seen = recipe(next(stream), step)
+                if "views" not in seen:
+                    raise InputError(f'a probe trains on "views", and its recipe makes: {", ".join(seen)}.')
+                views = seen["views"]  # (V, B, C, H, W)
+                rows = (seen[key].repeat(len(views)) for key in ("label", "index"))
+                loss = losses(views.flatten(0, 1), *rows)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate(step)
+                optimizer.zero_grad()
+                loss.sum().backward()
+                optimizer.step()
+                total += loss.detach()
+            history.append(total.cpu() / steps)
+    return torch.stack(history)
+
+
+def check_settings(epochs: int, batch_size: int, peaks: Sequence[float]) -> None:
+    """InputError for what no training can do."""
+    if epochs < 1 or batch_size < 1 or not peaks or not min(peaks) > 0:
+        raise InputError(
+            "training a probe needs epochs and a batch_size from 1 on and a peak above 0, not "
+            f"epochs={epochs}, batch_size={batch_size}, peak={', '.join(map(str, peaks))}."
+        )
+
+
+def labelled_images(source: Source | None, split: str, classes: int, probe: str) -> Source:
+    """The images of a split that have a label. InputError where there are none or, to train, one class."""
+    labels = torch.empty(0) if source is None else label_tensor(source)
+    known = (labels >= 0).nonzero()[:, 0]
+    if source is None or not len(known):
+        why = "has no labels" if len(labels) else "has no images"
+        raise InputError(f"{probe} needs labelled train and test images, and the {split} split {why}.")
+    if int(labels.max()) >= classes:
+        raise InputError(
+            f"{probe} was told of {classes} classes, and the {split} split has the label {int(labels.max())}."
+        )
+    if split == "train" and len(labels[known].unique()) == 1:
+        raise InputError(f"{probe} needs two classes or more, and the train split has one.")
+    return some_of(source, known)
+
+
+def some_of(source: Source, at: Tensor) -> Source:
+    """The images at these positions, int64 (n,), which all have a label."""
+    if len(at) == len(source) and torch.equal(at, torch.arange(len(source))):
+        return source
+    positions = at.numpy()
+    if isinstance(source, Arrays) or getattr(source, "_resident", None) is not None:
+        assert source.labels is not None
+        return Arrays(resident(source).numpy()[positions], source.labels[positions], source.classes)
+    return _Some(source, positions)
+
+
+@dataclass(eq=False)
+class _Some:
+    """A part of a source whose images are not in memory."""
+
+    source: Source
+    at: np.ndarray  # positions in it
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.source.shape
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self.source.labels is None else self.source.labels[self.at]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    @property
+    def resident_bytes(self) -> int:
+        return getattr(self.source, "resident_bytes", RESIDENT_BYTES)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.source[int(self.at[i])]
+
+
+@contextmanager
+def _stream_of(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Inside, torch draws from a stream of `seed`; afterwards from where it was."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(seed, "probe"))
+        yield

@@ -1,0 +1,173 @@
+"""Probes that train on augmented images with labels: a linear classifier by SGD, and fine-tuning."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_kd.data import Source, in_order
+from ssl_kd.data.loaders import label_tensor
+from ssl_kd.errors import InputError
+from ssl_kd.probes.descent import Plain, ToViews, check_settings, descend, labelled_images, some_of
+from ssl_kd.probes.draws import Amount, draw
+from ssl_kd.probes.features import embed
+from ssl_kd.streams import generator
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier trained on images: what it scores after its last epoch."""
+
+    accuracy: float  # on the test split
+    held_out: float | None  # accuracy by which the rate was chosen, on a tenth of the train split
+    rate: float  # at the first step
+    history: tuple[float, ...]  # mean training loss of each epoch
+
+
+def sgd_linear(
+    network: Callable[[Tensor], Tensor],
+    train: Source,
+    test: Source,
+    classes: int,
+    *,
+    recipe: ToViews,
+    plain: Plain,
+    epochs: int = 100,
+    batch_size: int = 256,
+    peak: float | Sequence[float] = (1.0, 0.3, 0.1, 0.03, 0.01),
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Trained:
+    """The literature's linear evaluation: a classifier by SGD on the frozen network, on augmented images.
+
+    network: (N, C, H, W) -> (N, D), on `device`; in eval mode, and no parameter or buffer of it changes.
+    recipe: weak views for training. plain: for the held-out tenth, that of `linear`, and for the test split.
+    peak: the rates to choose from. Each forward pass serves two classifiers of every rate: one learns from
+        nine tenths of the images and scores the rate on the last tenth, the other learns from all of them.
+        The best rate's second classifier is the one that is tested; of equally good rates the smallest wins.
+
+    In front of the classifier the columns are standardised by their mean and deviation over the un-augmented
+    train split: networks differ in scale by orders of magnitude, and so one grid of rates serves all. Batch
+    norm without affine (He et al. 2022) does the same with statistics that change from batch to batch.
+    Sources: Chen et al. 2020 (SimCLR), appendix B; Kornblith et al. 2019.
+    Equal arguments give equal bits on a CPU with as many threads. Raises InputError.
+    """
+    peaks = sorted([peak] if isinstance(peak, int | float) else peak)
+    check_settings(epochs, batch_size, peaks)
+    train = labelled_images(train, "train", classes, "the SGD probe")
+    test = labelled_images(test, "test", classes, "the SGD probe")
+    rows, labels = embed(network, in_order(train, batch_size), plain, device)
+    std, mean = torch.std_mean(rows.double(), 0, correction=0)
+    std = std.where(std > 1e-6 * mean.abs(), torch.inf)  # a constant column becomes 0
+
+    def standard(rows: Tensor) -> Tensor:
+        return ((rows - mean) / std).float().to(device)
+
+    held = torch.randperm(len(rows), generator=generator("held-out", seed))[-max(1, len(rows) // 10) :]
+    learns = torch.ones(len(rows)).index_fill(0, held, 0).to(device)
+    choosing, final = ([_classifier(rows.shape[1], classes, device) for _ in peaks] for _ in range(2))
+
+    def losses(views: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        seen = standard(embed(network, [(views, labels)], torch.Tensor.float, device)[0])  # (n, D)
+        counts = learns[index]
+        counts = counts / counts.sum().clamp(min=1)
+        each = [F.cross_entropy(one(seen), labels, reduction="none") @ counts for one in choosing]
+        return torch.stack(each + [F.cross_entropy(one(seen), labels) for one in final])
+
+    groups = list(zip([*choosing, *final], peaks * 2, strict=True))
+    history = descend(
+        losses, groups, train, recipe, epochs=epochs, batch_size=batch_size, seed=seed, device=device
+    )
+    scores = [_correct(one(standard(rows[held])), labels[held]) for one in choosing]
+    best = max(range(len(peaks)), key=scores.__getitem__)  # of equal ones the first
+    kept = _finite(history[:, len(peaks) + best], peaks[best])
+    rows, labels = embed(network, in_order(test, batch_size), plain, device)
+    accuracy = _correct(final[best](standard(rows)), labels)
+    return Trained(accuracy, scores[best], peaks[best], kept)
+
+
+def finetune(
+    network: nn.Module,
+    train: Source,
+    test: Source,
+    classes: int,
+    *,
+    recipe: ToViews,
+    plain: Plain,
+    labels: Amount | None = None,
+    epochs: int = 60,
+    batch_size: int = 256,
+    peak: float = 0.03,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Trained:
+    """A copy of the network with a classifier on top, all of it trained on labelled images.
+
+    network: (N, C, H, W) -> (N, D), a backbone, or with layers of its head: see `through_head`. It stays as
+        it is; the copy trains in train mode, whatever was frozen before. The classifier starts at zero.
+    recipe: weak views for training. plain: for the test split.
+    labels: a share of the labelled train images (0.1), or a number of each class (10), those that the first
+        draw of `few_labels` takes with this seed; None for all.
+    Nothing is chosen, so `held_out` is None. Source: Chen et al. 2020 (SimCLRv2), section 2.
+    Equal arguments give equal bits on a CPU with as many threads. Raises InputError.
+    """
+    check_settings(epochs, batch_size, [peak])
+    train = labelled_images(train, "train", classes, "fine-tuning")
+    test = labelled_images(test, "test", classes, "fine-tuning")
+    if labels is not None:
+        train = some_of(train, draw(label_tensor(train), classes, labels, seed))
+    copied = copy.deepcopy(network).to(device).requires_grad_(True)
+    first = torch.from_numpy(train[0])[None], torch.zeros(1)
+    width = embed(copied, [first], plain, device)[0].shape[1]
+    model = nn.Sequential(copied, _classifier(width, classes, device)).train()
+
+    def losses(views: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        return F.cross_entropy(model(views), labels)[None]
+
+    history = descend(
+        losses, [(model, peak)], train, recipe, epochs=epochs, batch_size=batch_size, seed=seed, device=device
+    )
+    kept = _finite(history[:, 0], peak)
+    logits, known = embed(model, in_order(test, batch_size), plain, device)
+    return Trained(_correct(logits, known), None, peak, kept)
+
+
+def through_head(backbone: nn.Module, head: nn.Sequential, layers: int) -> nn.Module:
+    """The backbone and the first `layers` Linear layers of its head, each with what follows it.
+
+    What follows a Linear is all before the next one (batch norm, ReLU); 0 layers is the backbone alone.
+    The modules are the given ones, not copies. Raises InputError where the head has fewer layers.
+    Source: Chen et al. 2020 (SimCLRv2), who fine-tune from the first layer of a head of three.
+    """
+    at = [place for place, part in enumerate(head) if isinstance(part, nn.Linear)]
+    if not 0 <= layers <= len(at):
+        raise InputError(
+            f"the head has {len(at)} linear layers, so the layer to take is 0 to {len(at)}, not {layers}."
+        )
+    if layers == 0:
+        return backbone
+    end = at[layers] if layers < len(at) else len(head)
+    return nn.Sequential(backbone, *head[:end])
+
+
+def _classifier(width: int, classes: int, device: torch.device | str) -> nn.Linear:
+    """A linear layer of zeros, made without drawing from torch's stream."""
+    layer = torch.nn.utils.skip_init(nn.Linear, width, classes, device=device)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _correct(logits: Tensor, labels: Tensor) -> float:
+    return int((logits.argmax(1).cpu() == labels).sum()) / len(labels)
+
+
+def _finite(losses: Tensor, peak: float) -> tuple[float, ...]:
+    """The losses of the epochs. Raises InputError where one is not finite: an accuracy would mean nothing."""
+    if not losses.isfinite().all():
+        epoch = int((~losses.isfinite()).nonzero()[0]) + 1
+        raise InputError(f"the training diverged in epoch {epoch} at a peak of {peak:g}; take a lower one.")
+    return tuple(losses.tolist())

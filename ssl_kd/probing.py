@@ -1,0 +1,288 @@
+"""The probes of a finished run: what `ssl-kd knn`, `linear`, `few_labels`, ... compute.
+
+Each takes a `Finished` and options of its own and returns what goes into eval/<probe>.json: "peers", and
+where they say something "baselines" and "ensemble". docs/protocol.md says what each does and why.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssl_kd.build import build_batches, read_data
+from ssl_kd.config import compose
+from ssl_kd.data import Data, Supervised
+from ssl_kd.data.adapt import as_channels
+from ssl_kd.encoder import Encoder
+from ssl_kd.errors import InputError, nearest
+from ssl_kd.evaluate import Evaluator, scored_on
+from ssl_kd.finished import Finished, encoders, load
+from ssl_kd.monitor import figures
+from ssl_kd.probes import Features, linear
+from ssl_kd.probes.few_labels import few_labels
+from ssl_kd.probes.robustness import robustness
+from ssl_kd.probes.supervised import finetune, sgd_linear, through_head
+
+UNLABELLED = ("health",)  # probes that need no labels
+
+
+def probe(folder: str, name: str, options: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Runs the probe `name` on the run in `folder` and writes eval/<name>.json. Raises InputError.
+
+    options: "checkpoint", and those of the probe's function below; `transfer` also takes those of `data`.
+    """
+    function, given = PROBES[name], dict(options)
+    checkpoint = given.pop("checkpoint", None)
+    takes = [key for key in inspect.signature(function).parameters if key not in ("finished", "data")]
+    odd = [key for key in given if key not in takes and not (name == "transfer" and _of_data(key))]
+    if odd:
+        known = [*takes, "run", "device", "checkpoint", *(["data"] if name == "transfer" else [])]
+        raise InputError(f'"{odd[0]}" is not an option of {name}; {nearest(odd[0], known)}')
+    finished = load(folder, device, checkpoint)
+    missing = finished.evaluator.missing
+    if missing and name not in (*UNLABELLED, "transfer"):
+        raise InputError(missing)
+    if name == "transfer":
+        words = [f"{key}={value}" for key, value in given.items() if _of_data(key)]
+        given = {key: value for key, value in given.items() if not _of_data(key)} | {"data": words}
+    found = function(finished, **given)
+    result = {
+        "checkpoint": finished.checkpoint,
+        "step": finished.step,
+        "scored_on": scored_on(finished.config),
+        **found,
+    }
+    finished.run.write(f"eval/{name}.json", result)
+    return result
+
+
+def knn(
+    finished: Finished, knn: Sequence[int] | None = None, temperature: float | None = None
+) -> dict[str, Any]:
+    """kNN of every peer, of raw pixels and of the untrained networks. knn: the numbers of neighbours."""
+    config = finished.config
+    config.probe.knn = list(knn or config.probe.knn)
+    config.probe.temperature = temperature or config.probe.temperature
+    return _both(finished, "knn") | {
+        "protocol": {"knn": list(config.probe.knn), "temperature": config.probe.temperature}
+    }
+
+
+def linear_probe(finished: Finished) -> dict[str, Any]:
+    """The linear probe of every peer, of raw pixels and of the untrained networks."""
+    return _both(finished, "linear")
+
+
+def few(
+    finished: Finished,
+    shares: Sequence[float] = (0.01, 0.1),
+    per_class: Sequence[int] = (1, 5, 10),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Linear probes on few labels, several draws each, the same rows for all networks."""
+
+    def score(features: Features) -> dict[str, Any]:
+        found = few_labels(features, tuple(shares), tuple(per_class), draws, seed)
+        return {"few_labels": {amount: asdict(value) for amount, value in found.items()}}
+
+    evaluator = finished.evaluator
+    untrained = encoders(evaluator.untrained())
+    return {
+        "protocol": {"shares": list(shares), "per_class": list(per_class), "draws": draws, "seed": seed},
+        "peers": {n: score(evaluator.features(peer.embed)) for n, peer in finished.encoders.items()},
+        "baselines": {
+            "pixels": score(evaluator.pixels()),
+            "untrained": {n: score(evaluator.features(peer.embed)) for n, peer in untrained.items()},
+        },
+    }
+
+
+def linear_sgd(finished: Finished, epochs: int = 100, batch_size: int = 256, seed: int = 0) -> dict[str, Any]:
+    """The literature's linear evaluation: SGD on augmented views of the train split, the network frozen."""
+    return {
+        "protocol": {"epochs": epochs, "batch_size": batch_size, "seed": seed},
+        "peers": {
+            name: {
+                "linear_sgd": asdict(
+                    sgd_linear(
+                        peer.embed,
+                        **_supervised(finished, seed),
+                        epochs=epochs,
+                        batch_size=batch_size,
+                        seed=seed,
+                    )
+                )
+            }
+            for name, peer in finished.encoders.items()
+        },
+    }
+
+
+def fine(
+    finished: Finished,
+    labels: float | int | None = None,
+    head: str = "projection",
+    layers: int = 0,
+    epochs: int = 30,
+    batch_size: int = 256,
+    peak: float = 0.05,
+    seed: int = 0,
+    scratch: bool = True,
+) -> dict[str, Any]:
+    """Fine-tuning of every peer, and of the same network untrained, on the same labels.
+
+    labels: share (0.1) or number of labels per class (10); all by default. layers: of the projection head
+    that are kept below the classifier. scratch: the untrained networks too.
+    """
+
+    def network(peer: Encoder) -> nn.Module:
+        if not layers:
+            return peer.backbone
+        if head not in peer.heads:
+            has = ", ".join(peer.heads) or "none"
+            raise InputError(f'there is no head "{head}"; the heads are: {has}')
+        return through_head(peer.backbone, peer.heads[head], layers)  # type: ignore[arg-type]
+
+    def score(peer: Encoder) -> dict[str, Any]:
+        trained = finetune(
+            network(peer),
+            **_supervised(finished, seed),
+            labels=labels,
+            epochs=epochs,
+            batch_size=batch_size,
+            peak=peak,
+            seed=seed,
+        )
+        return {"finetune": asdict(trained)}
+
+    untrained = encoders(finished.evaluator.untrained()) if scratch else {}
+    return {
+        "protocol": {
+            "labels": labels,
+            "head": head if layers else None,
+            "layers": layers,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "peak": peak,
+            "seed": seed,
+        },
+        "peers": {name: score(peer) for name, peer in finished.encoders.items()},
+        "baselines": {"untrained": {name: score(peer) for name, peer in untrained.items()}},
+    }
+
+
+def robust(
+    finished: Finished,
+    kinds: Sequence[str] = ("noise", "blur", "jpeg", "contrast"),
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    limit: int | None = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The linear probe, fitted to clean features, on corrupted test images. limit: so many images."""
+    evaluator, test = finished.evaluator, finished.data.test
+    assert test is not None  # `missing` has said so
+
+    def score(network: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        fitted = linear(evaluator.features(network))
+        return {
+            "robustness": robustness(
+                network,
+                fitted,
+                test,
+                evaluator.plain,
+                finished.device,
+                kinds=tuple(kinds),
+                severities=tuple(severities),
+                seed=seed,
+                limit=limit,
+            )
+        }
+
+    return {
+        "protocol": {"kinds": list(kinds), "severities": list(severities), "limit": limit, "seed": seed},
+        "peers": {name: score(peer.embed) for name, peer in finished.encoders.items()},
+    }
+
+
+def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
+    """kNN and linear probe on another data set, whose images take the size and channels of the run's."""
+    if not any(word.startswith("data=") for word in data):
+        raise InputError("transfer needs another data set, as in data=fashion_mnist")
+    own = finished.config.copy()
+    config = compose([f"data.size={own.data.size}", *data, "method=simclr"])
+    read, channels = read_data(config), finished.data.train.shape[0]
+    other = Data(
+        as_channels(read.train, channels), None if read.test is None else as_channels(read.test, channels)
+    )
+    own.data.name = config.data.name
+    evaluator = Evaluator(own, other, finished.device)
+    if evaluator.missing:
+        raise InputError(evaluator.missing)
+    both = ("knn", "linear")
+    return {
+        "protocol": {"data": config.data.name, "size": own.data.size},
+        "scored_on": f"the test split of {config.data.name}",
+        **evaluator.cohort(finished.cohort, both),
+        "baselines": {
+            "pixels": evaluator.score(evaluator.pixels(), both)[0],
+            "untrained": evaluator.cohort(finished.evaluator.untrained(), both)["peers"],
+        },
+    }
+
+
+def healthy(finished: Finished, images: int = 512) -> dict[str, Any]:
+    """Rank, spread, alignment and uniformity of the embeddings, and agreement and CKA of every two peers.
+
+    On the first `images` of an epoch of the train split, in eval mode, as views of the run's recipe; needs no
+    labels.
+    """
+    config = finished.config.copy()
+    count = min(images, len(finished.data.train))
+    config.batch_size, config.accumulate = count, 1
+    batches, _ = build_batches(config, finished.data, finished.device)
+    batch = next(batches(0))
+    finished.cohort.eval()
+    with torch.no_grad():
+        said = finished.cohort(batch)
+    return {"protocol": {"images": count}, "health": figures(said)}
+
+
+def _both(finished: Finished, name: str) -> dict[str, Any]:
+    return finished.evaluator.cohort(finished.cohort, [name]) | {
+        "baselines": finished.evaluator.baselines([name])
+    }
+
+
+def _supervised(finished: Finished, seed: int) -> dict[str, Any]:
+    """What probes that train on images take: the splits and a weak view."""
+    size = finished.config.data.size
+    flips = finished.config.recipe.get("flip", 0.5)  # what the images forbid: digits are not mirrored
+    flip = 0.0 if flips == 0 else 0.5
+    return {
+        "train": finished.data.train,
+        "test": finished.data.test,
+        "classes": len(finished.data.train.classes),
+        "recipe": Supervised(size, pad=max(1, size // 8), flip=flip, seed=seed),
+        "plain": finished.evaluator.plain,
+        "device": finished.device,
+    }
+
+
+def _of_data(key: str) -> bool:
+    return key == "data" or key.startswith("data.")
+
+
+PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+    "knn": knn,
+    "linear": linear_probe,
+    "few_labels": few,
+    "linear_sgd": linear_sgd,
+    "finetune": fine,
+    "robustness": robust,
+    "transfer": transfer,
+    "health": healthy,
+}
