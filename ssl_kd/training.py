@@ -24,22 +24,21 @@ from ssl_kd.build import (
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
-from ssl_kd.cost import macs
 from ssl_kd.data import Data
 from ssl_kd.data.parts import join
 from ssl_kd.distributed import global_batch_norm
-from ssl_kd.encoder import Encoder
-from ssl_kd.engine import Join, NonFinite, Term, Watcher, fit, step
+from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
-from ssl_kd.evaluate import PROBES, Evaluator, parameters, scored_on
+from ssl_kd.evaluate import PROBES, Evaluator
 from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
 from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
+from ssl_kd.selection import check_rule, chooser
+from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
-from ssl_kd.watchers import Chooser, Interrupted, Logger, Prober, Saver
+from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
 
-RULES = ("last", "rank", "held_out")  # of probe.select
 COLLAPSED = 3  # exit code of a run that its alarm stopped
 
 
@@ -77,7 +76,6 @@ def train(config: DictConfig) -> int:
 def build(config: DictConfig) -> Parts:
     """What `config` describes, on its device and in its precision; prints a line that says which."""
     check_options(config)
-    _check_rule(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     threads = set_threads(config.threads)
@@ -100,18 +98,6 @@ def build(config: DictConfig) -> Parts:
     return parts
 
 
-def _check_rule(config: DictConfig) -> None:
-    rule = config.probe.select
-    if rule not in RULES:
-        raise InputError(f'probe.select is "{rule}", but can be: {", ".join(RULES)}')
-    if rule != "last" and not config.probe.every:
-        raise InputError(
-            f"probe.select={rule} needs probes to choose from; say how often by probe.every=10 (epochs)"
-        )
-    if rule == "held_out" and not config.probe.linear:
-        raise InputError("probe.select=held_out needs the linear probe, and probe.linear is false")
-
-
 def say(parts: Parts, what: Any) -> None:
     """Prints text or a table, on the first process only."""
     if parts.accelerator.is_main_process:
@@ -122,6 +108,7 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
     watch = Watch(**config.health)
     with accelerator.main_process_first():  # one process downloads
         data = read_data(config)
+    check_rule(config, data)
     batches, per_epoch = build_batches(
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
@@ -180,7 +167,7 @@ def _run(parts: Parts) -> int:
     save_steps = config.save_every * parts.per_epoch
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
     monitor = _monitor(parts, run, begun, meter)
-    chooser = _select(parts, run, prober, evaluator, logger)
+    choosing = chooser(config, run, parts.own, evaluator, prober, logger)
     began = time.monotonic()
     try:
         with saver:
@@ -193,7 +180,7 @@ def _run(parts: Parts) -> int:
                 accelerator,
                 steps=config.steps,
                 start=begun,
-                watchers=[logger, monitor, prober, *chooser, saver],
+                watchers=[logger, monitor, prober, *choosing, saver],
                 clip=config.clip,
                 join=parts.join,
                 weigh=monitor.weigh,
@@ -216,9 +203,14 @@ def _run(parts: Parts) -> int:
     if accelerator.is_main_process:
         summary = run.read("summary.json") if begun >= config.steps else None
         if summary is None:
-            step = run.load(parts.own, chosen=True) if chooser else config.steps
-            scores = prober.last[1] if prober.last and prober.last[0] == step else None
-            summary = _summary(parts, evaluator, probes, scores, step)
+            step = run.load(parts.own, chosen=True) if choosing else config.steps
+            scores = prober.last[1] if prober.last and prober.last[0] == step else {}
+            if not scores and not evaluator.missing:
+                scores = evaluator.cohort(parts.own, probes)
+            summary = summarise(config, parts.own, evaluator, scores, step)
+            summary["baselines"] = (
+                {} if evaluator.missing or not config.probe.baselines else evaluator.baselines(probes)
+            )
             summary |= {"images_per_second": logger.mean_speed, "seconds": time.monotonic() - began}
             run.write("summary.json", summary)
         _report(parts, summary, evaluator.missing)
@@ -262,56 +254,6 @@ def _open(parts: Parts) -> tuple[Run, int]:
         files = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
         say(parts, f"{files} skipped that cannot be decoded: {skipped[0]}")
     return run, begun
-
-
-def _summary(
-    parts: Parts, evaluator: Evaluator, probes: list[str], scores: dict[str, Any] | None, step: int
-) -> dict[str, Any]:
-    """What the finished cohort scores at `step`; `scores`, where it has just been probed."""
-    config = parts.config
-    if scores is None:
-        scores = {} if evaluator.missing else evaluator.cohort(parts.own, probes)
-    baselines = {} if evaluator.missing or not config.probe.baselines else evaluator.baselines(probes)
-    networks = {name: peer for name, peer in parts.own.peers.items() if parameters(peer)}  # a queue is none
-    shape = parts.data.train.shape[0], config.data.size, config.data.size
-    return {
-        "method": config.method,
-        "data": config.data.name,
-        "scored_on": scored_on(config),
-        "seed": config.seed,
-        "steps": config.steps,
-        "checkpoint": config.probe.select,
-        "checkpoint_step": step,
-        "peers": {
-            name: {"parameters": parameters(peer), **scores.get("peers", {}).get(name, {})}
-            for name, peer in networks.items()
-        },
-        **({"ensemble": scores["ensemble"]} if "ensemble" in scores else {}),
-        "baselines": baselines,
-        "macs": {
-            name: macs(peer.backbone, shape) for name, peer in networks.items() if isinstance(peer, Encoder)
-        },
-    }
-
-
-def _select(parts: Parts, run: Run, prober: Prober, evaluator: Evaluator, logger: Logger) -> list[Watcher]:
-    """The watcher that keeps the checkpoint which `probe.select` asks for; none for the last."""
-    config = parts.config
-    rule = config.probe.select
-
-    def held_out(cohort: Cohort, step: int) -> float:
-        scores = prober.last[1] if prober.last and prober.last[0] == step else evaluator.cohort(cohort)
-        judged = [scores["peers"][name]["linear_held_out"] for name in cohort.trainable]
-        return sum(judged) / len(judged)
-
-    def rank(cohort: Cohort, step: int) -> float:
-        return evaluator.rank(cohort)
-
-    if rule == "last":
-        return []
-    every = config.probe.every * parts.per_epoch
-    score = held_out if rule == "held_out" else rank
-    return [Chooser(run, parts.own, rule, score, logger, every, config.steps)]
 
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:

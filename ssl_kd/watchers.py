@@ -139,35 +139,6 @@ class Prober:
             self.logger.meter.note = f"kNN{k} {shown} %"
 
 
-class Chooser:
-    """Keeps the best checkpoint of every `every`th step and the last, by a rule without test images.
-
-    score: of the cohort at a step, higher is better; called after the probes of that step. The record of the
-        best is the checkpoint itself, so a continued run chooses as the uninterrupted one.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        cohort: Cohort,
-        rule: str,
-        score: Callable[[Cohort, int], float],
-        logger: Logger,
-        every: int,
-        steps: int,
-    ) -> None:
-        self.run, self.cohort, self.rule, self.score = run, cohort, rule, score
-        self.logger, self.every, self.steps = logger, every, steps
-
-    def __call__(self, step: int, result: Result) -> None:
-        if not self.run.writes or (step % self.every and step != self.steps):
-            return
-        with self.logger.paused():
-            score = self.score(self.cohort, step)
-            if score > self.run.best:
-                self.run.choose(self.cohort, step, self.rule, score)
-
-
 class Saver:
     """A checkpoint every `every` steps and at the last; and one before stopping, when asked to stop.
 

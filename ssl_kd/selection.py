@@ -1,0 +1,103 @@
+"""Which checkpoint of a run is reported, and what is said of it. No rule here looks at the test split."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ssl_kd.cohort import Cohort
+from ssl_kd.cost import macs
+from ssl_kd.data import Data
+from ssl_kd.encoder import Encoder
+from ssl_kd.engine import Result, Watcher
+from ssl_kd.errors import InputError
+from ssl_kd.evaluate import Evaluator, parameters, scored_on
+from ssl_kd.run import Run
+from ssl_kd.watchers import Logger, Prober
+
+RULES = ("last", "rank", "held_out")
+
+
+def check_rule(config: DictConfig, data: Data) -> None:
+    """Refuses a `probe.select` that does not exist or that lacks what it goes by."""
+    rule = config.probe.select
+    if rule not in RULES:
+        raise InputError(f'probe.select is "{rule}", but can be: {", ".join(RULES)}')
+    if rule != "last" and not config.probe.every:
+        raise InputError(f"probe.select={rule} chooses among probes; say how often by probe.every=10")
+    if rule == "held_out" and not config.probe.linear:
+        raise InputError("probe.select=held_out needs the linear probe, and probe.linear is false")
+    missing = Evaluator(config, data).missing if rule == "held_out" else ""
+    if missing:
+        raise InputError(f"probe.select=held_out cannot choose: {missing}; probe.select=rank needs no labels")
+
+
+class Chooser:
+    """Keeps the best checkpoint of every `probe.every` epochs and the last, by the rule `probe.select`.
+
+    rank: the mean effective rank of the peers that learn. held_out: the mean accuracy of their linear probes
+    on the held-out tenth of the train split. Called after the probes of a step. The record of the best is the
+    checkpoint itself, so a continued run chooses as the uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        run: Run,
+        cohort: Cohort,
+        evaluator: Evaluator,
+        prober: Prober,
+        logger: Logger,
+    ) -> None:
+        self.config, self.run, self.cohort = config, run, cohort
+        self.evaluator, self.prober, self.logger = evaluator, prober, logger
+        self.every = config.probe.every * logger.per_epoch
+
+    def __call__(self, step: int, result: Result) -> None:
+        if not self.run.writes or (step % self.every and step != self.config.steps):
+            return
+        with self.logger.paused():
+            score = self._score(step)
+            if score > self.run.best:
+                self.run.choose(self.cohort, step, self.config.probe.select, score)
+
+    def _score(self, step: int) -> float:
+        if self.config.probe.select == "rank":
+            return self.evaluator.rank(self.cohort)
+        last = self.prober.last
+        scores = last[1] if last and last[0] == step else self.evaluator.cohort(self.cohort, ["linear"])
+        judged = [scores["peers"][name]["linear_held_out"] for name in self.cohort.trainable]
+        return sum(judged) / len(judged)
+
+
+def chooser(
+    config: DictConfig, run: Run, cohort: Cohort, evaluator: Evaluator, prober: Prober, logger: Logger
+) -> list[Watcher]:
+    """The watcher that `probe.select` asks for; none where the last checkpoint is reported."""
+    if config.probe.select == "last":
+        return []
+    return [Chooser(config, run, cohort, evaluator, prober, logger)]
+
+
+def summary(
+    config: DictConfig, cohort: Cohort, evaluator: Evaluator, scores: dict[str, Any], step: int
+) -> dict[str, Any]:
+    """What summary.json says of a finished run but for its speed. scores: of the cohort, from `step`."""
+    networks = {name: peer for name, peer in cohort.peers.items() if parameters(peer)}  # a queue is none
+    shape = evaluator.data.train.shape[0], config.data.size, config.data.size
+    return {
+        "method": config.method,
+        "data": config.data.name,
+        "scored_on": scored_on(config),
+        "seed": config.seed,
+        "steps": config.steps,
+        "checkpoint": config.probe.select,
+        "checkpoint_step": step,
+        "peers": {
+            name: {"parameters": parameters(peer), **scores.get("peers", {}).get(name, {})}
+            for name, peer in networks.items()
+        },
+        **({"ensemble": scores["ensemble"]} if "ensemble" in scores else {}),
+        "macs": {
+            name: macs(peer.backbone, shape) for name, peer in networks.items() if isinstance(peer, Encoder)
+        },
+    }
