@@ -22,6 +22,7 @@ from ssl_kd.registry import check, function, make, target
 from ssl_kd.schedules import Weight
 from ssl_kd.streams import seed_of
 from ssl_kd.terms import Each, Edge, Mutual
+from ssl_kd.weights import start_from
 
 # What the `data` node says beside the arguments of its constructor.
 _DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
@@ -48,7 +49,7 @@ def check_options(config: DictConfig) -> None:
         if path == "data":
             return _DATA_KEYS
         if path.startswith("peers."):
-            return ("reads",) if ".heads." in path else ("frozen", "follow", "lr_scale")
+            return ("reads",) if ".heads." in path else ("frozen", "follow", "lr_scale", "weights")
         return ()
 
     check(config, beside)
@@ -104,6 +105,8 @@ def build_cohort(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "weights", str(name)))
             peers[str(name)] = _peer(str(name), node, config, shape[0])
+        if node.get("weights"):
+            start_from(peers[str(name)], str(name), node.weights)
         if node.get("frozen"):
             frozen.append(str(name))
         if node.get("follow"):
@@ -162,7 +165,7 @@ def build_batches(
 
 def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:
     if "_target_" in node:
-        peer = make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale")})
+        peer = make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale", "weights")})
         return peer
     known = {"channels": channels, "size": config.data.size, "mean": config.data.mean, "std": config.data.std}
     takes = inspect.signature(target(node.backbone, f"peers.{name}.backbone")).parameters

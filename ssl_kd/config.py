@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_kd.errors import InputError, nearest
 
 GROUPS = ("method", "data", "recipe", "optim")
-PEER_KEYS = ("backbone", "heads", "views", "stages", "per_view", "frozen", "follow", "lr_scale")
+PEER_KEYS = ("backbone", "heads", "views", "stages", "per_view", "frozen", "follow", "lr_scale", "weights")
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
 INCIDENTAL_DATA = ("workers", "resident_bytes")
@@ -283,6 +283,7 @@ def _finish(config: DictConfig) -> None:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
         if isinstance(peer.backbone, str):
             peer.backbone = {"_target_": "ssl_kd.backbones.create", "name": peer.backbone}
+        _anywhere(peer)
     for term in config.terms.values():
         if "peers" in term and term.peers == "all":
             term.peers = learners(config.peers)
@@ -295,6 +296,15 @@ def _finish(config: DictConfig) -> None:
         value = config.data.get(key)
         if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):
             config.data[key] = str(Path(value).expanduser().absolute())
+
+
+def _anywhere(peer: DictConfig) -> None:
+    """The run that a peer's weights come from is found from any folder."""
+    weights = peer.get("weights")
+    if isinstance(weights, str):
+        peer.weights = str(Path(weights).expanduser().absolute())
+    elif isinstance(weights, DictConfig) and weights.get("run"):
+        weights.run = str(Path(str(weights.run)).expanduser().absolute())
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
