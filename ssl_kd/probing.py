@@ -127,9 +127,9 @@ def fine(
     labels: float | int | None = None,
     head: str = "projection",
     layers: int = 0,
-    epochs: int = 30,
+    epochs: int = 60,
     batch_size: int = 256,
-    peak: float = 0.05,
+    peak: float = 0.03,
     seed: int = 0,
     scratch: bool = True,
 ) -> dict[str, Any]:

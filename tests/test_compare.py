@@ -563,3 +563,35 @@ def test_the_command_refuses_an_unknown_option(tmp_path):
 def test_a_run_folder_may_have_an_equals_sign_in_its_name(tmp_path, no_page):
     folders = [*solo(tmp_path, range(2), name="rate=0.1"), *pair(tmp_path, range(2))]
     assert main([*folders, "base=rate=0.1"]) == 0
+
+
+def evaluate(folder: str, probe: str, found: dict, protocol: dict, checkpoint: str = "last") -> None:
+    """What a probe of the finished run would have written."""
+    path = Path(folder, "eval", f"{probe}.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"checkpoint": checkpoint, "protocol": protocol, "peers": found}))
+
+
+def test_probes_made_afterwards_are_compared_too(tmp_path):
+    runs = [
+        write(tmp_path / f"{name}-{seed}", words, seed, 0.8)
+        for name, words in (("solo", SOLO), ("pair", PAIR))
+        for seed in (0, 1)
+    ]
+    for folder in runs:
+        gain = 0.1 if "pair" in folder else 0.0
+        peers = ["resnet8"] if "solo" in folder else ["resnet8_1", "resnet8_2"]
+        few = {"few_labels": {"1%": {"mean": 0.3 + gain, "low": 0.2}}}
+        evaluate(folder, "few_labels", dict.fromkeys(peers, few), {"draws": 5})
+        evaluate(
+            folder, "finetune", dict.fromkeys(peers, {"finetune": {"accuracy": 0.5 + gain}}), {"epochs": 3}
+        )
+        evaluate(folder, "transfer", dict.fromkeys(peers, {"linear": 0.6 + gain}), {"data": "x"})
+        evaluate(folder, "linear_sgd", dict.fromkeys(peers, {"linear_sgd": {"accuracy": 0.1}}), {}, "chosen")
+    found = {d.score: d.mean for d in compare(runs).differences if d.peer == "resnet8_1"}
+    for score in ("few_labels 1%", "finetune", "transfer linear"):
+        assert found[score] == pytest.approx(0.1)
+    assert "linear_sgd" not in found  # of another checkpoint than the one reported
+    evaluate(runs[-1], "finetune", {}, {"epochs": 30})
+    with pytest.raises(InputError, match=r"scored differently \(finetune.epochs: 3 and 30\)"):
+        compare(runs)

@@ -22,6 +22,8 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
     for entry in entries[1:]:
         for settings, what in ((_data, "saw different data"), (_protocol, "were scored differently")):
             a, b = settings(first), settings(entry)
+            if settings is _protocol:
+                _add_common(a, b, first.summary.get("protocols", {}), entry.summary.get("protocols", {}))
             for key in (key for key in {**a, **b} if a.get(key) != b.get(key)):
                 if settings is _protocol and (key not in a or key not in b):
                     odd.append(key)
@@ -45,6 +47,13 @@ def _protocol(entry: Entry) -> dict[str, Any]:
     """What decides how a run was scored."""
     probe = {key: value for key, value in entry.config.probe.items() if key not in _NO_PROTOCOL}
     return _flat(probe, "probe") | {"checkpoint": entry.summary.get("checkpoint", "last")}
+
+
+def _add_common(a: dict, b: dict, first: dict[str, Any], second: dict[str, Any]) -> None:
+    """How the probes were made that both runs have."""
+    for probe in first.keys() & second.keys():
+        a |= _flat(first[probe], probe)
+        b |= _flat(second[probe], probe)
 
 
 def _flat(node: Any, prefix: str) -> dict[str, Any]:

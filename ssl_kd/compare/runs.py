@@ -10,12 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
 
+PROBES = ("few_labels", "linear_sgd", "finetune", "robustness", "transfer")  # that were made afterwards
 _NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished run: its folder, resolved config and summary.json. seconds: that its last start took."""
+    """One finished run: its folder, resolved config and summary.json, the scores of eval/*.json among them.
+
+    seconds: that its last start took.
+    """
 
     folder: str
     seed: int
@@ -43,5 +47,22 @@ def read(folder: str) -> Entry:
     if lacking or "peers" not in summary:
         what = f'config.yaml has no "{lacking[0]}"' if lacking else "summary.json has no peers"
         raise InputError(f"{folder} cannot be compared: its {what}; train it again with this version")
+    _add_probes(summary, path / "eval")
     seconds = float(summary.get("seconds", "nan"))
     return Entry(os.path.normpath(folder), int(config.seed), config, summary, seconds)
+
+
+def _add_probes(summary: dict[str, Any], folder: Path) -> None:
+    """What probes of the finished run found, into its peers; how they found it, into "protocols"."""
+    summary["protocols"] = {}
+    for probe in PROBES:
+        path = folder / f"{probe}.json"
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text())
+        if found["checkpoint"] != ("last" if summary.get("checkpoint", "last") == "last" else "chosen"):
+            continue  # of another checkpoint than the one that the run reports
+        summary["protocols"][probe] = found["protocol"]
+        for name, scores in found["peers"].items():
+            if name in summary["peers"]:
+                summary["peers"][name][probe] = scores if probe == "transfer" else scores[probe]

@@ -14,8 +14,10 @@ def scores(peer: Mapping[str, Any]) -> dict[str, float]:
     found |= {name: peer[name] for name in ("linear", "top1") if name in peer}
     for amount, value in (peer.get("few_labels") or {}).items():
         found[f"few_labels {amount}"] = value.get("mean") if isinstance(value, Mapping) else value
-    robustness = peer.get("robustness")
-    found["robustness"] = robustness.get("mean") if isinstance(robustness, Mapping) else robustness
+    found["robustness"] = (peer.get("robustness") or {}).get("mean")
+    found |= {name: (peer.get(name) or {}).get("accuracy") for name in ("linear_sgd", "finetune")}
+    if "transfer" in peer:
+        found |= {f"transfer {name}": value for name, value in scores(peer["transfer"]).items()}
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 

@@ -7,6 +7,7 @@ B) and, but for the decay, Kornblith et al. 2019 train.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,50 +27,57 @@ Plain = Callable[[Tensor], Tensor]  # uint8 (B, C, H, W) -> images without augme
 Losses = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class Augmented:
+    """Labelled images as a probe trains on them: shuffled, in batches, as the views of a recipe.
+
+    A batch larger than the images is all of them; what does not fill a batch waits for another epoch.
+    """
+
+    def __init__(
+        self, images: Source, recipe: ToViews, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        self.batches = Batches(images, min(batch_size, len(images)), seed=seed, device=device)
+        self.recipe, self.seed, self.device = recipe, seed, torch.device(device)
+
+    def __call__(self, epochs: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each step from the first: views (n, C, H, W), their labels and positions in the images, (n,).
+
+        n is the batch size times the views of an image. Raises InputError for a recipe without "views".
+        """
+        for step, raw in enumerate(islice(self.batches(0), epochs * self.batches.steps_per_epoch)):
+            seen = self.recipe(raw, step)
+            if "views" not in seen:
+                raise InputError(f'a probe trains on "views", and its recipe makes: {", ".join(seen)}.')
+            views = seen["views"]  # (V, B, C, H, W)
+            yield views.flatten(0, 1), raw["label"].repeat(len(views)), raw["index"].repeat(len(views))
+
+
 def descend(
-    losses: Losses,
-    groups: Sequence[tuple[nn.Module, float]],
-    images: Source,
-    recipe: ToViews,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device | str,
+    images: Augmented, epochs: int, losses: Losses, groups: Sequence[tuple[nn.Module, float]]
 ) -> Tensor:
     """Trains the modules of `groups`, each with the rate beside it as the peak of its cosine.
 
-    losses: views (n, C, H, W), their labels (n,) and positions in `images` (n,) -> (G,), one loss for each
-        group, which depends on no parameter of another. Labels and positions are repeated over the views.
+    losses: views, labels and positions, as `images` has them -> (G,), one loss for each group, which depends
+        on the parameters of no other.
     Returns the mean losses of each epoch, float64 (epochs, G) on the CPU. Whatever the modules draw from
-    torch's own stream (dropout) belongs to `seed`, and the caller's stream stays where it was.
-    Raises InputError for a recipe without "views".
+    torch's own stream (dropout) belongs to the seed, and the caller's stream stays where it was.
     """
-    batches = Batches(images, min(batch_size, len(images)), seed=seed, device=device)
-    stream, steps = batches(0), batches.steps_per_epoch
-    rates = [Cosine(peak, epochs * steps) for _, peak in groups]
+    length = images.batches.steps_per_epoch
+    rates = [Cosine(peak, epochs * length) for _, peak in groups]
     optimizer = SGD(
         [{"params": list(module.parameters())} for module, _ in groups], lr=0.0, momentum=0.9, nesterov=True
     )
-    history = []
-    with _stream_of(seed, device), torch.enable_grad():
-        for epoch in range(epochs):
-            total = torch.zeros(len(groups), dtype=torch.float64, device=device)
-            for step in range(epoch * steps, (epoch + 1) * steps):
-                seen = recipe(next(stream), step)
-                if "views" not in seen:
-                    raise InputError(f'a probe trains on "views", and its recipe makes: {", ".join(seen)}.')
-                views = seen["views"]  # (V, B, C, H, W)
-                rows = (seen[key].repeat(len(views)) for key in ("label", "index"))
-                loss = losses(views.flatten(0, 1), *rows)
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate(step)
-                optimizer.zero_grad()
-                loss.sum().backward()
-                optimizer.step()
-                total += loss.detach()
-            history.append(total.cpu() / steps)
-    return torch.stack(history)
+    total = torch.zeros(epochs, len(groups), dtype=torch.float64, device=images.device)
+    with _stream_of(images.seed, images.device), torch.enable_grad():
+        for step, batch in enumerate(images(epochs)):
+            loss = losses(*batch)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate(step)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            total[step // length] += loss.detach()
+    return total.cpu() / length
 
 
 def check_settings(epochs: int, batch_size: int, peaks: Sequence[float]) -> None:
@@ -139,9 +147,8 @@ class _Some:
 
 
 @contextmanager
-def _stream_of(seed: int, device: torch.device | str) -> Iterator[None]:
+def _stream_of(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, torch draws from a stream of `seed`; afterwards from where it was."""
-    device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed_of(seed, "probe"))
         yield

@@ -37,7 +37,7 @@ def draw(labels: Tensor, classes: int, amount: Amount, seed: int = 0, number: in
     for index, (count, available) in enumerate(zip(counts, have, strict=True)):
         if available < count:
             raise InputError(
-                f'"{name}" takes {count} labelled images of class {index}, which has {available}; '
+                f'"{name}" takes {count} of class {index}, which has {available} labelled images; '
                 "ask for fewer, or label more."
             )
     order = known[torch.randperm(len(known), generator=generator("few labels", seed, name, number))]

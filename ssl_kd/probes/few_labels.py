@@ -14,7 +14,7 @@ from ssl_kd.probes.draws import amount_name, draw
 from ssl_kd.probes.features import Features, labelled
 from ssl_kd.probes.linear import minimise
 
-PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # from strong to weak
+PENALTIES = (100.0, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # from strong to weak
 FOLDS = 5
 FIXED = 1e-1  # where a class has too few labels for FOLDS; why this: see `few_labels`
 ROUGH = 1e-5  # tolerance of the fits that only choose a penalty

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd.errors import InputError
@@ -11,6 +12,7 @@ from ssl_kd.probes.features import Features, labelled
 from ssl_kd.streams import generator
 
 MEMORY = 100  # pairs that L-BFGS keeps, of 2 * K * (D + 1) float64 each
+ROUGH = 1e-6  # tolerance of the fits that only choose a penalty
 ROWS = 2048  # at once, where float32 rows are summed in float64
 
 
@@ -46,8 +48,9 @@ def linear(
 
     Objective: mean cross-entropy + penalty / 2 * ||weight||^2, the bias free; that of scikit-learn's
     LogisticRegression(C=1 / (N * penalty)). The penalties are fitted to nine tenths of the train split from
-    strong to weak, each from the solution before. Of those equally good on the last tenth the strongest is
-    chosen, and fitted again to all rows. iterations: the most for one fit. Equal thread counts, equal bits.
+    strong to weak, each from the solution before, until the cross-entropy of the last tenth rises and its
+    accuracy does not. Of those equally good on it the strongest is chosen, and fitted again to all rows,
+    closer than for choosing. iterations: the most for one fit. Equal thread counts, equal bits.
     Raises InputError for unlabelled, one-class or non-finite features and for a penalty <= 0.
     """
     if not penalties or not min(penalties) > 0:
@@ -59,12 +62,17 @@ def linear(
     kept = len(rows) - max(1, len(rows) // 10)
     covariance = _covariance(rows)
     solution = torch.zeros(rows.shape[1] + 1, features.classes, dtype=torch.float64)
-    held_out, chosen, start = -1.0, 0.0, solution
+    held_out, chosen, start, before = -1.0, 0.0, solution, torch.inf
     for penalty in sorted(penalties, reverse=True):
-        solution = minimise(rows[:kept], labels[:kept], penalty, solution, covariance, iterations)
-        accuracy = _accuracy(rows[kept:], labels[kept:], solution)
+        solution = minimise(rows[:kept], labels[:kept], penalty, solution, covariance, iterations, ROUGH)
+        logits = _logits(rows[kept:], solution)
+        entropy = float(F.cross_entropy(logits, labels[kept:]))
+        accuracy = int((logits.argmax(1) == labels[kept:]).sum()) / len(logits)
         if accuracy > held_out:
             held_out, chosen, start = accuracy, penalty, solution
+        elif entropy > before:
+            break
+        before = entropy
     solution = minimise(rows, labels, chosen, start, covariance, iterations)
     accuracy = _accuracy((test - mean) / std, test_labels, solution)
     weight, bias = solution.float()[:-1].T.contiguous(), solution.float()[-1].clone()

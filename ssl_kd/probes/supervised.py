@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ssl_kd.data import Source, in_order
 from ssl_kd.data.loaders import label_tensor
 from ssl_kd.errors import InputError
-from ssl_kd.probes.descent import Plain, ToViews, check_settings, descend, labelled_images, some_of
+from ssl_kd.probes.descent import Augmented, Plain, ToViews, check_settings, descend, labelled_images, some_of
 from ssl_kd.probes.draws import Amount, draw
-from ssl_kd.probes.features import embed
+from ssl_kd.probes.features import Images, embed
 from ssl_kd.streams import generator
 
 
@@ -49,9 +49,10 @@ def sgd_linear(
         nine tenths of the images and scores the rate on the last tenth, the other learns from all of them.
         The best rate's second classifier is the one that is tested; of equally good rates the smallest wins.
 
-    In front of the classifier the columns are standardised by their mean and deviation over the un-augmented
-    train split: networks differ in scale by orders of magnitude, and so one grid of rates serves all. Batch
-    norm without affine (He et al. 2022) does the same with statistics that change from batch to batch.
+    In front of the classifier the columns are standardised: networks differ in scale by orders of magnitude,
+    and so one grid of rates serves all. Mean and deviation are those of the augmented images of one epoch;
+    plain images would not do, where a pixel at the border is lit by a shift alone. Batch norm without affine
+    (He et al. 2022) is the same with statistics that change from batch to batch.
     Sources: Chen et al. 2020 (SimCLR), appendix B; Kornblith et al. 2019.
     Equal arguments give equal bits on a CPU with as many threads. Raises InputError.
     """
@@ -59,34 +60,32 @@ def sgd_linear(
     check_settings(epochs, batch_size, peaks)
     train = labelled_images(train, "train", classes, "the SGD probe")
     test = labelled_images(test, "test", classes, "the SGD probe")
-    rows, labels = embed(network, in_order(train, batch_size), plain, device)
-    std, mean = torch.std_mean(rows.double(), 0, correction=0)
-    std = std.where(std > 1e-6 * mean.abs(), torch.inf)  # a constant column becomes 0
+    images = Augmented(train, recipe, batch_size, seed, device)
+    first = ((views, labels) for views, labels, _ in images(1))
+    mean, std = _mean_std(embed(network, first, torch.Tensor.float, device)[0])
 
-    def standard(rows: Tensor) -> Tensor:
-        return ((rows - mean) / std).float().to(device)
+    def standard(batches: Images, plain: Plain) -> tuple[Tensor, Tensor]:
+        rows, labels = embed(network, batches, plain, device)
+        return ((rows - mean) / std).float().to(device), labels  # (n, D), (n,)
 
-    held = torch.randperm(len(rows), generator=generator("held-out", seed))[-max(1, len(rows) // 10) :]
-    learns = torch.ones(len(rows)).index_fill(0, held, 0).to(device)
-    choosing, final = ([_classifier(rows.shape[1], classes, device) for _ in peaks] for _ in range(2))
+    held = torch.randperm(len(train), generator=generator("held-out", seed))[-max(1, len(train) // 10) :]
+    learns = torch.ones(len(train)).index_fill(0, held, 0).to(device)  # whether an image counts for choosing
+    choosing, final = ([_classifier(len(mean), classes, device) for _ in peaks] for _ in range(2))
 
     def losses(views: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        seen = standard(embed(network, [(views, labels)], torch.Tensor.float, device)[0])  # (n, D)
+        rows, _ = standard([(views, labels)], torch.Tensor.float)
         counts = learns[index]
         counts = counts / counts.sum().clamp(min=1)
-        each = [F.cross_entropy(one(seen), labels, reduction="none") @ counts for one in choosing]
-        return torch.stack(each + [F.cross_entropy(one(seen), labels) for one in final])
+        each = [F.cross_entropy(one(rows), labels, reduction="none") @ counts for one in choosing]
+        return torch.stack(each + [F.cross_entropy(one(rows), labels) for one in final])
 
-    groups = list(zip([*choosing, *final], peaks * 2, strict=True))
-    history = descend(
-        losses, groups, train, recipe, epochs=epochs, batch_size=batch_size, seed=seed, device=device
-    )
-    scores = [_correct(one(standard(rows[held])), labels[held]) for one in choosing]
+    history = descend(images, epochs, losses, list(zip([*choosing, *final], peaks * 2, strict=True)))
+    rows, labels = standard(in_order(some_of(train, held), batch_size), plain)
+    scores = [_correct(one(rows), labels) for one in choosing]
     best = max(range(len(peaks)), key=scores.__getitem__)  # of equal ones the first
     kept = _finite(history[:, len(peaks) + best], peaks[best])
-    rows, labels = embed(network, in_order(test, batch_size), plain, device)
-    accuracy = _correct(final[best](standard(rows)), labels)
-    return Trained(accuracy, scores[best], peaks[best], kept)
+    rows, labels = standard(in_order(test, batch_size), plain)
+    return Trained(_correct(final[best](rows), labels), scores[best], peaks[best], kept)
 
 
 def finetune(
@@ -127,9 +126,8 @@ def finetune(
     def losses(views: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         return F.cross_entropy(model(views), labels)[None]
 
-    history = descend(
-        losses, [(model, peak)], train, recipe, epochs=epochs, batch_size=batch_size, seed=seed, device=device
-    )
+    images = Augmented(train, recipe, batch_size, seed, device)
+    history = descend(images, epochs, losses, [(model, peak)])
     kept = _finite(history[:, 0], peak)
     logits, known = embed(model, in_order(test, batch_size), plain, device)
     return Trained(_correct(logits, known), None, peak, kept)
@@ -159,6 +157,17 @@ def _classifier(width: int, classes: int, device: torch.device | str) -> nn.Line
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _mean_std(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column, float64 (D,); the deviation of a constant one is infinite, which makes the column 0."""
+    std, mean = torch.std_mean(rows.double(), 0, correction=0)
+    broken = int((~mean.isfinite()).sum())
+    if broken:
+        raise InputError(
+            f"the SGD probe needs finite features, and {broken} of the {len(mean)} columns are not finite."
+        )
+    return mean, std.where(std > 1e-6 * mean.abs(), torch.inf)
 
 
 def _correct(logits: Tensor, labels: Tensor) -> float:
