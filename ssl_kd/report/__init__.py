@@ -1,0 +1,62 @@
+"""Reports: one HTML file for a run, one for a comparison of runs; each stands alone and loads nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssl_kd.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssl_kd.compare import Comparison
+
+__all__ = ["comparison_page", "main", "run_page"]
+
+
+def run_page(folder: str | Path, device: "torch.device | str" = "cpu", map: str = "pca") -> Path:
+    """Writes `folder`/report.html and returns its path.
+
+    map: pca or umap. Raises InputError for what is no finished run, and without the packages of the extra.
+    """
+    _need_charts()
+    from ssl_kd.report.run import run_page as write
+
+    return write(folder, device, map)
+
+
+def comparison_page(comparison: "Comparison", folder: str | Path) -> Path:
+    """Writes `folder`/comparison.html and comparison.svg; returns the path of the page.
+
+    Raises InputError without the packages of the extra.
+    """
+    _need_charts()
+    from ssl_kd.report.comparison import comparison_page as write
+
+    return write(comparison, folder)
+
+
+def main(words: Sequence[str]) -> int:
+    """`ssl-kd report run=FOLDER [map=umap] [device=cpu]`: writes the report and prints its path."""
+    from ssl_kd.config import options
+
+    given = options(words)
+    known = ["run", "map", "device"]
+    for key in given:
+        if key not in known:
+            raise InputError(f'"{key}" is not an option; {nearest(key, known)}')
+    if given.get("run") is None:
+        raise InputError("run is needed; give it as run=runs/NAME")
+    _need_charts()
+    from ssl_kd.machine import pick_device, set_threads
+
+    set_threads(None)
+    print(run_page(str(given["run"]), pick_device(given.get("device", "auto")), given.get("map", "pca")))
+    return 0
+
+
+def _need_charts() -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("altair", "vl_convert")):
+        raise InputError("the report needs its charts: pip install 'ssl-kd[report]'")

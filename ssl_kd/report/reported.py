@@ -1,0 +1,82 @@
+"""A finished run with all that its folder says of it."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_kd.evaluate import scored_on
+from ssl_kd.finished import Finished, load
+
+Curves = dict[str, list[tuple[float, float]]]  # name -> (epoch, value)
+
+
+@dataclass
+class Reported(Finished):
+    """What a report is made from; summary and environment are empty where there is no such file."""
+
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    lines: list[dict[str, Any]]  # of metrics.jsonl
+
+    @property
+    def names(self) -> list[str]:
+        """The peers in their order, which gives each its colour."""
+        return list(self.cohort.peers)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; () where there are none."""
+        return self.data.train.classes if self.data.train.labels is not None else ()
+
+    @property
+    def unscored(self) -> str:
+        """Why there can be no scores, in a sentence, or nothing."""
+        return self.evaluator.missing
+
+    @property
+    def scored_on(self) -> str:
+        """Which images the scores are of."""
+        return scored_on(self.config)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Peer -> its scores: of the summary, else the last that were made during the training."""
+        if self.summary.get("peers"):
+            return self.summary["peers"]
+        return next((line["peers"] for line in reversed(self.lines) if "peers" in line), {})
+
+    def accuracy(self, peer: str) -> tuple[str, float] | None:
+        """The score that speaks for a peer, and what it is called."""
+        scores = self.scores.get(peer, {})
+        if "linear" in scores:
+            return "linear probe", scores["linear"]
+        if scores.get("knn"):
+            k = "20" if "20" in scores["knn"] else list(scores["knn"])[-1]
+            return f"kNN {k}", scores["knn"][k]
+        return ("top-1", scores["top1"]) if "top1" in scores else None
+
+
+def read(folder: str | Path, device: torch.device | str) -> Reported:
+    """Reads the run in `folder`, with the checkpoint that it reports. Raises InputError as `load` does."""
+    finished = load(str(folder), str(device))
+    finished.cohort.eval()
+    run = finished.run
+    return Reported(
+        **{field.name: getattr(finished, field.name) for field in fields(finished)},
+        summary=run.read("summary.json") or {},
+        environment=run.read("environment.json") or {},
+        lines=run.metrics(),
+    )
+
+
+def curves(lines: list[dict[str, Any]], key: str) -> Curves:
+    """name -> (epoch, value) from the numbers that each line has under `key`."""
+    found: Curves = {}
+    for line in lines:
+        node = line.get(key)
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if isinstance(value, int | float):
+                found.setdefault(str(name), []).append((line["epoch"], float(value)))
+    return found

@@ -1,0 +1,49 @@
+"""The report of one run: what it was, what came of it, and what its networks see."""
+
+from pathlib import Path
+
+import torch
+
+from ssl_kd.report import curves, deployment, embeddings, head, maps, pictures, predictions, scores
+from ssl_kd.report.embeddings import BANK, IMAGES
+from ssl_kd.report.page import Page, Section, write
+from ssl_kd.report.reported import Reported, read
+
+
+def run_page(folder: str | Path, device: torch.device | str = "cpu", map: str = "pca") -> Path:
+    """Writes `folder`/report.html from the run's files and the checkpoint that it reports; returns its path.
+
+    device: where images are embedded. map: pca, or umap where umap-learn is installed. Equal checkpoints give
+    equal pages but for measured latencies. Raises InputError for what is no run, has no checkpoint, or has
+    been asked for a map that cannot be made.
+    """
+    embeddings.check(map)
+    run = read(folder, device)
+    return write(
+        Page(head.title(run), "Report of a run", head.lead(run), _sections(run, map)),
+        Path(folder) / "report.html",
+    )
+
+
+def _sections(run: Reported, how: str) -> list[Section]:
+    found = [
+        *head.sections(run),
+        scores.section(run),
+        deployment.section(run),
+        curves.training(run),
+        curves.health(run),
+        pictures.views(run),
+    ]
+    seen = embeddings.choose(run)
+    embedded = embeddings.embed_all(run, seen)
+    pages = [
+        maps.maps(run, seen, embedded, how),
+        pictures.neighbours(run, seen, embedded),
+        *predictions.sections(run, seen, embedded),
+    ]
+    if not seen.whole:
+        left_out = (
+            f" Of larger splits {BANK:,} train and {IMAGES:,} other images are looked at, evenly spaced."
+        )
+        pages = [Section(page.title, page.lead + left_out, page.blocks) for page in pages]
+    return [*found, *pages]
