@@ -46,7 +46,7 @@ class Study:
     """runs: seed by seed, all groups of a seed after each other, so that what is there is always paired."""
 
     runs: tuple[Planned, ...]
-    base: str | None
+    bases: tuple[str | None, ...]
 
 
 def main(words: Sequence[str]) -> int:
@@ -82,8 +82,10 @@ def main(words: Sequence[str]) -> int:
     if len({run.folder.name.rpartition("-")[0] for run in study.runs if run.done}) > 1:
         from ssl_kd.compare import main as compare
 
-        base = [f"base={study.base}"] if study.base else []
-        compare([*(str(run.folder) for run in study.runs if run.done), f"out={out}", *base])
+        folders = [str(run.folder) for run in study.runs if run.done]
+        for number, base in enumerate(study.bases):
+            place = out if number == 0 else out / f"against-{base}"
+            compare([*folders, f"out={place}", *([f"base={base}"] if base else [])])
     return 1 if failed else 0
 
 
@@ -106,10 +108,12 @@ def read(path: Path, out: Path) -> Study:
         raise InputError(f"{path}: seeds is a number of seeds or a list of them, not {content['seeds']}")
     groups = {str(name): _words(path, name, text) for name, text in content["groups"].items()}
     base = content.get("base")
-    if base is not None and base not in groups:
-        raise InputError(f'{path}: base is "{base}", and {nearest(str(base), list(groups))}')
+    bases: list[Any] = base if isinstance(base, list) and base else [base]
+    for name in bases:
+        if name is not None and name not in groups:
+            raise InputError(f'{path}: base is "{name}", and {nearest(str(name), list(groups))}')
     common = _words(path, "common", content.get("common") or [])
-    return Study(tuple(_plan(path, out, seeds, common, groups)), base)
+    return Study(tuple(_plan(path, out, seeds, common, groups)), tuple(bases))
 
 
 def _plan(

@@ -19,7 +19,7 @@ groups:
   solo: ['method=simclr', 'peers={{a: resnet8}}']
   pair: ['method=dogo', 'peers={{a: resnet8, b: resnet8}}']
 seeds: 2
-base: solo
+base: [solo, pair]
 """
 
 
@@ -41,6 +41,8 @@ def test_a_study_trains_every_group_and_seed_compares_them_and_repeats_nothing(c
         assert f"{name}: done" in said
     comparison = json.loads(Path("runs/s/comparison.json").read_text())
     assert comparison["base"] == "solo"
+    other = json.loads(Path("runs/s/against-pair/comparison.json").read_text())
+    assert other["base"] == "pair"
     made = {path: path.stat().st_mtime_ns for path in Path("runs/s").rglob("summary.json")}
     assert main(["study", "study.yaml", "out=runs/s"]) == 0
     assert "4 runs, 4 done before" in capfd.readouterr().out
@@ -98,7 +100,7 @@ def test_a_dry_run_lists_the_commands(capsys):
         (STUDY.replace("method=dogo", "method=doge"), "study.yaml, group pair: there is no method"),
         (STUDY.replace("epochs=1", "epoch=1"), 'did you mean "epochs"?'),
         (STUDY.replace("seeds: 2", "seeds: two"), "seeds is a number of seeds or a list"),
-        (STUDY.replace("base: solo", "base: sole"), 'did you mean "solo"?'),
+        (STUDY.replace("[solo, pair]", "[pair, sole]"), 'did you mean "solo"?'),
         (STUDY.replace("epochs=1", "epochs=1 seed=3"), "seed is filled in by the study"),
         (STUDY.replace("'method=simclr'", "3"), "options are a text or a list of texts"),
     ],

@@ -11,7 +11,6 @@ from ssl_kd.data import Arrays, Plain, Supervised, digits
 from ssl_kd.errors import InputError
 from ssl_kd.heads import mlp
 from ssl_kd.probes import Features, linear
-from ssl_kd.probes.descent import some_of
 from ssl_kd.probes.draws import draw
 from ssl_kd.probes.supervised import finetune, sgd_linear, through_head
 from ssl_kd.streams import generator
@@ -257,15 +256,6 @@ def test_every_view_of_a_recipe_is_an_image_of_its_label():
     assert sgd_linear(network(), **{**given, "recipe": twice}, epochs=2).history == pytest.approx(
         once.history
     )
-
-
-def test_a_part_of_a_source_keeps_images_and_labels_together():
-    source = splits(50)["train"]
-    at = torch.tensor([7, 3, 40])
-    taken = some_of(source, at)
-    assert np.array_equal(taken.images, source.images[[7, 3, 40]])
-    assert np.array_equal(taken.labels, source.labels[[7, 3, 40]])
-    assert some_of(source, torch.arange(50)) is source
 
 
 @pytest.mark.parametrize("probe", [sgd_linear, finetune])

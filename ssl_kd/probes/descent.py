@@ -6,18 +6,16 @@ B) and, but for the decay, Kornblith et al. 2019 train.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ssl_kd.data import Arrays, Batches, Source, resident
+from ssl_kd.data import Batches, Source
+from ssl_kd.data.adapt import subset
 from ssl_kd.data.loaders import label_tensor
-from ssl_kd.data.sources import RESIDENT_BYTES
 from ssl_kd.errors import InputError
 from ssl_kd.schedules import Cosine
 from ssl_kd.streams import seed_of
@@ -102,48 +100,7 @@ def labelled_images(source: Source | None, split: str, classes: int, probe: str)
         )
     if split == "train" and len(labels[known].unique()) == 1:
         raise InputError(f"{probe} needs two classes or more, and the train split has one.")
-    return some_of(source, known)
-
-
-def some_of(source: Source, at: Tensor) -> Source:
-    """The images at these positions, int64 (n,), which all have a label."""
-    if len(at) == len(source) and torch.equal(at, torch.arange(len(source))):
-        return source
-    positions = at.numpy()
-    if isinstance(source, Arrays) or getattr(source, "_resident", None) is not None:
-        assert source.labels is not None
-        return Arrays(resident(source).numpy()[positions], source.labels[positions], source.classes)
-    return _Some(source, positions)
-
-
-@dataclass(eq=False)
-class _Some:
-    """A part of a source whose images are not in memory."""
-
-    source: Source
-    at: np.ndarray  # positions in it
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.source.shape
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        return None if self.source.labels is None else self.source.labels[self.at]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    @property
-    def resident_bytes(self) -> int:
-        return getattr(self.source, "resident_bytes", RESIDENT_BYTES)
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.source[int(self.at[i])]
+    return source if len(known) == len(source) else subset(source, known)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_kd.data import Source, in_order
+from ssl_kd.data.adapt import subset
 from ssl_kd.data.loaders import label_tensor
 from ssl_kd.errors import InputError
-from ssl_kd.probes.descent import Augmented, Plain, ToViews, check_settings, descend, labelled_images, some_of
+from ssl_kd.probes.descent import Augmented, Plain, ToViews, check_settings, descend, labelled_images
 from ssl_kd.probes.draws import Amount, draw
 from ssl_kd.probes.features import Images, embed
 from ssl_kd.streams import generator
@@ -80,7 +81,7 @@ def sgd_linear(
         return torch.stack(each + [F.cross_entropy(one(rows), labels) for one in final])
 
     history = descend(images, epochs, losses, list(zip([*choosing, *final], peaks * 2, strict=True)))
-    rows, labels = standard(in_order(some_of(train, held), batch_size), plain)
+    rows, labels = standard(in_order(subset(train, held), batch_size), plain)
     scores = [_correct(one(rows), labels) for one in choosing]
     best = max(range(len(peaks)), key=scores.__getitem__)  # of equal ones the first
     kept = _finite(history[:, len(peaks) + best], peaks[best])
@@ -117,7 +118,7 @@ def finetune(
     train = labelled_images(train, "train", classes, "fine-tuning")
     test = labelled_images(test, "test", classes, "fine-tuning")
     if labels is not None:
-        train = some_of(train, draw(label_tensor(train), classes, labels, seed))
+        train = subset(train, draw(label_tensor(train), classes, labels, seed))
     copied = copy.deepcopy(network).to(device).requires_grad_(True)
     first = torch.from_numpy(train[0])[None], torch.zeros(1)
     width = embed(copied, [first], plain, device)[0].shape[1]
