@@ -3,14 +3,13 @@
 import copy
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_kd.errors import InputError
+from ssl_kd.probes.features import evaluating
 
 WARM_UP = 3  # calls before the measured ones
 FEWEST = 5  # measured calls, however long they take
@@ -24,7 +23,7 @@ def macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
     submodule is back in its own mode. Where the parameters are, and in their precision.
     """
     image = _images(network, 1, shape)
-    with _evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(image)
     return counter.get_total_flops() // 2
 
@@ -77,14 +76,3 @@ def _images(network: nn.Module, batch: int, shape: tuple[int, int, int]) -> Tens
     layout = torch.channels_last if kernels else torch.contiguous_format
     images = torch.full((batch, *shape), 0.5, dtype=first.dtype, device=first.device)
     return images.contiguous(memory_format=layout)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

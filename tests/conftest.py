@@ -25,6 +25,15 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
 
 
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A run in a folder of its own, and afterwards the threads that were set before."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Real data sets, where they are unpacked."""

@@ -23,9 +23,7 @@ base: [solo, pair]
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def write(text: str = STUDY) -> None:

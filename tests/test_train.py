@@ -32,12 +32,7 @@ MOCO = ["peers.query.backbone=resnet8", "peers.key.backbone=resnet8", "peers.que
 SOLO = ["method=simclr", "peers={a: resnet8}", *QUICK[1:]]
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def lines(folder: str = "runs/a") -> list[dict]:

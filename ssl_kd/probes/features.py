@@ -43,7 +43,7 @@ def embed(
     memory_format = _memory_format(module)
     rows, labels = [], []
     # No inference_mode: a constant that a network caches at its first call must stay usable in training.
-    with _evaluating(module), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with evaluating(module), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch, label in images:
             views = plain(batch.to(device, non_blocking=True)).float()
             out = network(views.contiguous(memory_format=memory_format))  # (b, D)
@@ -105,7 +105,7 @@ def labelled(features: Features, probe: str) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each submodule's own mode, which `module.train()` would not know."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
