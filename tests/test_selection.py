@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ssl_kd.build import read_data
 from ssl_kd.config import compose
