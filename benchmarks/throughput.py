@@ -37,6 +37,7 @@ from ssl_kd.console import Meter
 from ssl_kd.engine import Result, step
 from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
 from ssl_kd.memory import Queue
+from ssl_kd.monitor import Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger
 
@@ -109,6 +110,23 @@ class Ours(Cohorts):
             self.index += 1
             self.logger(self.index, self.result)
         return (time.perf_counter() - began) / calls
+
+    def looks(self) -> float:
+        """Seconds per step that the Monitor takes for its looks at embeddings and edges."""
+        cohort = self.accelerator.unwrap_model(self.cohort)
+        links = [link for term in self.terms for link in getattr(term, "links", list)()]
+        monitor = Monitor(cohort, links, Watch(every=1), lambda line: None, lambda text: None)
+        took = []
+        for _ in range(3):  # the first warms up
+            batch = next(self.stream)
+            outputs = self.cohort(batch)
+            scalars = {key: value for term in self.terms for key, value in term(outputs, batch, 0).items()}
+            detached = {name: {key: x.detach() for key, x in said.items()} for name, said in outputs.items()}
+            began = time.perf_counter()
+            monitor.weigh(0, scalars)
+            monitor(1, Result(torch.zeros(()), {}, [detached]))
+            took.append(time.perf_counter() - began)
+        return min(took[1:]) / self.config.health.every
 
 
 class Bare(Cohorts):
@@ -280,7 +298,7 @@ def main(words: list[str]) -> None:
     }
     print(json.dumps(ratios))
     rows = 2 * asked["batch_size"]
-    parts = {"monitoring": sides[first].monitoring()}
+    parts = {"monitoring": sides[first].monitoring(), "looks": sides[first].looks()}
     parts |= {f"queue_write_{size}": queue_write(size, rows, accelerator.device) for size in QUEUES}
     print(
         json.dumps({"percent_of_a_step": {k: round(100 * v / medians[first], 3) for k, v in parts.items()}})
