@@ -7,6 +7,7 @@ Takes every probe made during the runs (probe.every), and for each peer the look
 95 % interval (bootstrap over whole runs, since checkpoints of one run are not independent); the same without
 the runs that collapsed; and the mean of the correlations inside each run, which is what helps to
 choose a checkpoint. Figures are signed as they are: for alignment and uniformity lower is meant to be better.
+The peers' own losses, of one batch, stand beside them.
 """
 
 import json
@@ -28,10 +29,13 @@ def points(folders: list[str]) -> tuple[Points, set[str]]:
     found: Points = defaultdict(lambda: defaultdict(list))
     alarmed = set()
     for folder in folders:
-        look: dict[str, float] = {}
+        look: dict[str, float] = {}  # the last of each
         for text in Path(folder, "metrics.jsonl").read_text().splitlines():
             line = json.loads(text)
-            look = line.get("health", look)
+            look = look | line.get("health", {})
+            look |= {
+                f"loss {name}": value for name, value in line.get("terms", {}).items() if "<-" not in name
+            }
             if any("collapsed" in alarm for alarm in line.get("alarms", [])):
                 alarmed.add(folder)
             for peer, scores in line.get("peers", {}).items():
@@ -39,7 +43,8 @@ def points(folders: list[str]) -> tuple[Points, set[str]]:
                     kind, _, of = name.partition("/")
                     owner, _, output = of.partition(".")
                     if owner == peer:
-                        figure = f"{kind} of the {output or 'embedding'}"
+                        loss = kind.startswith("loss ")
+                        figure = kind if loss else f"{kind} of the {output or 'embedding'}"
                         found[figure][folder].append((value, scores["knn"][SCORE]))
     return found, alarmed
 

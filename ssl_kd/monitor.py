@@ -7,7 +7,7 @@ continued run decides as the uninterrupted one would have.
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,6 +93,17 @@ class Monitor:
         if self.watch.on_hurt != "gate":
             return frozenset()
         return frozenset(name.removeprefix("cosine/") for name in self.alarmed if name.startswith("cosine/"))
+
+    def mean(self, kind: str, peers: Collection[str]) -> float:
+        """Of one figure over the last looks at the heads of these peers; inf where there was no look."""
+        found = [
+            sum(last) / len(last)
+            for column, last in self.looks.items()
+            if column.startswith(f"{kind}/")
+            and column.partition("/")[2].partition(".")[0] in peers
+            and "." in column
+        ]
+        return sum(found) / len(found) if found else math.inf
 
     def weigh(self, index: int, scalars: Scalars) -> Scalars:
         """The terms with the weights they are to have; at a look, measures the edges on the way."""

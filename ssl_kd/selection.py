@@ -11,10 +11,11 @@ from ssl_kd.encoder import Encoder
 from ssl_kd.engine import Result, Watcher
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import Evaluator, parameters, scored_on
+from ssl_kd.monitor import Monitor
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger, Prober
 
-RULES = ("last", "rank", "held_out")
+RULES = ("last", "uniformity", "rank", "held_out")
 
 
 def check_rule(config: DictConfig, data: Data) -> None:
@@ -24,18 +25,23 @@ def check_rule(config: DictConfig, data: Data) -> None:
         raise InputError(f'probe.select is "{rule}", but can be: {", ".join(RULES)}')
     if rule != "last" and not config.probe.every:
         raise InputError(f"probe.select={rule} chooses among probes; say how often by probe.every=10")
+    if rule == "uniformity" and not config.health.every:
+        raise InputError("probe.select=uniformity goes by the looks without labels, and health.every is 0")
     if rule == "held_out" and not config.probe.linear:
         raise InputError("probe.select=held_out needs the linear probe, and probe.linear is false")
     missing = Evaluator(config, data).missing if rule == "held_out" else ""
     if missing:
-        raise InputError(f"probe.select=held_out cannot choose: {missing}; probe.select=rank needs no labels")
+        raise InputError(
+            f"probe.select=held_out cannot choose: {missing}; probe.select=uniformity needs no labels"
+        )
 
 
 class Chooser:
     """Keeps the best checkpoint of every `probe.every` epochs and the last, by the rule `probe.select`.
 
-    rank: the mean effective rank of the peers that learn. held_out: the mean accuracy of their linear probes
-    on the held-out tenth of the train split. Called after the probes of a step. The record of the best is the
+    Means over the peers that learn. uniformity: of their heads' outputs, over the monitor's last looks, lower
+    is better. rank: effective rank of the embeddings. held_out: accuracy of the linear probes on the held-out
+    tenth of the train split. Called after the probes and the look of a step. The record of the best is the
     checkpoint itself, so a continued run chooses as the uninterrupted one.
     """
 
@@ -47,9 +53,10 @@ class Chooser:
         evaluator: Evaluator,
         prober: Prober,
         logger: Logger,
+        monitor: Monitor,
     ) -> None:
         self.config, self.run, self.cohort = config, run, cohort
-        self.evaluator, self.prober, self.logger = evaluator, prober, logger
+        self.evaluator, self.prober, self.logger, self.monitor = evaluator, prober, logger, monitor
         self.every = config.probe.every * logger.per_epoch
 
     def __call__(self, step: int, result: Result) -> None:
@@ -61,6 +68,8 @@ class Chooser:
                 self.run.choose(self.cohort, step, self.config.probe.select, score)
 
     def _score(self, step: int) -> float:
+        if self.config.probe.select == "uniformity":
+            return -self.monitor.mean("uniformity", self.cohort.trainable)
         if self.config.probe.select == "rank":
             return self.evaluator.rank(self.cohort)
         last = self.prober.last
@@ -70,12 +79,18 @@ class Chooser:
 
 
 def chooser(
-    config: DictConfig, run: Run, cohort: Cohort, evaluator: Evaluator, prober: Prober, logger: Logger
+    config: DictConfig,
+    run: Run,
+    cohort: Cohort,
+    evaluator: Evaluator,
+    prober: Prober,
+    logger: Logger,
+    monitor: Monitor,
 ) -> list[Watcher]:
     """The watcher that `probe.select` asks for; none where the last checkpoint is reported."""
     if config.probe.select == "last":
         return []
-    return [Chooser(config, run, cohort, evaluator, prober, logger)]
+    return [Chooser(config, run, cohort, evaluator, prober, logger, monitor)]
 
 
 def summary(

@@ -167,7 +167,7 @@ def _run(parts: Parts) -> int:
     save_steps = config.save_every * parts.per_epoch
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
     monitor = _monitor(parts, run, begun, meter)
-    choosing = chooser(config, run, parts.own, evaluator, prober, logger)
+    choosing = chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     began = time.monotonic()
     try:
         with saver:

@@ -43,9 +43,9 @@ def test_a_run_says_which_images_it_was_scored_on(capsys):
     assert summary()["scored_on"] == "a held-out 0.25 of the train split"
 
 
-@pytest.mark.parametrize("rule", ["rank", "held_out"])
+@pytest.mark.parametrize("rule", ["uniformity", "rank", "held_out"])
 def test_a_rule_chooses_the_checkpoint_that_is_scored_and_the_summary_says_which(rule, capsys):
-    main([*QUICK, f"probe.select={rule}", "probe.every=1", "run=runs/a"])
+    main([*QUICK, f"probe.select={rule}", "probe.every=1", "health.every=1", "run=runs/a"])
     found = summary()
     assert found["checkpoint"] == rule
     state = json.loads(Path("runs/a/checkpoints/chosen/state.json").read_text())
@@ -54,6 +54,10 @@ def test_a_rule_chooses_the_checkpoint_that_is_scored_and_the_summary_says_which
     probes = {line["step"]: line["peers"]["a"] for line in lines if "peers" in line}
     assert len(probes) == 3
     assert found["peers"]["a"]["knn"] == probes[state["step"]]["knn"]
+    if rule == "uniformity":
+        looks = [line["health"]["uniformity/a.projection"] for line in lines if "health" in line]
+        means = [sum(looks[:end][-5:]) / len(looks[:end][-5:]) for end in (5, 10, 15)]
+        assert state["score"] == pytest.approx(-min(means))
     if rule == "held_out":
         assert state["score"] == max(scores["linear_held_out"] for scores in probes.values())
 
@@ -75,8 +79,9 @@ def test_the_rule_never_sees_a_test_image(monkeypatch):
     assert seen and all(source is not data.test for source in seen)
 
 
-def test_a_chosen_checkpoint_survives_being_killed(monkeypatch):
-    words = [*QUICK, "probe.select=rank", "probe.every=1", "probe.linear=false"]
+@pytest.mark.parametrize("rule", ["uniformity", "rank"])
+def test_a_chosen_checkpoint_survives_being_killed(rule, monkeypatch):
+    words = [*QUICK, f"probe.select={rule}", "probe.every=1", "probe.linear=false", "health.every=2"]
     main([*words, "run=runs/whole"])
     killed_after(7, monkeypatch, [*words, "run=runs/cut"])
     main([*words, "run=runs/cut"])
@@ -90,9 +95,10 @@ def test_a_chosen_checkpoint_survives_being_killed(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["probe.select=best"], 'probe.select is "best", but can be: last, rank, held_out'),
+        (["probe.select=best"], 'probe.select is "best", but can be: last, uniformity, rank, held_out'),
         (["probe.select=rank"], "say how often by probe.every=10"),
         (["probe.select=held_out", "probe.every=1", "probe.linear=false"], "needs the linear probe"),
+        (["probe.select=uniformity", "probe.every=1", "health.every=0"], "and health.every is 0"),
         (["hold_out=1.5"], "must lie between 0 and 1"),
         (["hold_out=0.0001"], "leaves no test images"),
     ],
