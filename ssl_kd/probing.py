@@ -82,23 +82,28 @@ def few(
     per_class: Sequence[int] = (1, 5, 10),
     draws: int = 5,
     seed: int = 0,
+    baselines: bool = True,
 ) -> dict[str, Any]:
-    """Linear probes on few labels, several draws each, the same rows for all networks."""
+    """Linear probes on few labels, several draws each, the same rows for all networks.
+
+    baselines: raw pixels and the untrained networks too.
+    """
 
     def score(features: Features) -> dict[str, Any]:
         found = few_labels(features, tuple(shares), tuple(per_class), draws, seed)
         return {"few_labels": {amount: asdict(value) for amount, value in found.items()}}
 
     evaluator = finished.evaluator
-    untrained = encoders(evaluator.untrained())
-    return {
+    found = {
         "protocol": {"shares": list(shares), "per_class": list(per_class), "draws": draws, "seed": seed},
-        "peers": {n: score(evaluator.features(peer.embed)) for n, peer in finished.encoders.items()},
-        "baselines": {
-            "pixels": score(evaluator.pixels()),
-            "untrained": {n: score(evaluator.features(peer.embed)) for n, peer in untrained.items()},
-        },
+        "peers": {name: score(evaluator.features(peer.embed)) for name, peer in finished.encoders.items()},
     }
+    if not baselines:
+        return found
+    untrained = {
+        name: score(evaluator.features(peer.embed)) for name, peer in encoders(evaluator.untrained()).items()
+    }
+    return {**found, "baselines": {"pixels": score(evaluator.pixels()), "untrained": untrained}}
 
 
 def linear_sgd(finished: Finished, epochs: int = 100, batch_size: int = 256, seed: int = 0) -> dict[str, Any]:
