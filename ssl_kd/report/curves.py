@@ -43,8 +43,8 @@ HEALTH = {
     ),
     "cosine": (
         "Cosine of gradients",
-        "Does what a teacher asks go the way of its student's own task? Above 0 it helps, "
-        "below 0 it pulls against it.",
+        "Does what a teacher asks go the way of its student's own task? Below 0 it pulls "
+        "against it; above 0 it does not, which is no proof that it helps.",
     ),
 }
 
