@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from ssl_kd import cli
 from ssl_kd.config import compose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line]
+SHELL = [text.replace("\\\n", " ") for language, text in BLOCKS if language == "bash"]
+COMMANDS = [line for text in SHELL for line in text.splitlines() if line]
 TRAINING = [
     shlex.split(line, comments=True) for line in COMMANDS if line.startswith(("ssl-kd train", "accel"))
 ]
@@ -27,6 +29,21 @@ def test_one_command_sets_up_and_trains_and_one_sets_up_and_tests():
 def test_every_training_command_is_understood(words):
     first = next(i for i, word in enumerate(words) if word.endswith(("train", "train.py")))
     assert compose(words[first + 1 :]).terms
+
+
+def test_every_command_exists():
+    split = [shlex.split(line, comments=True) for line in COMMANDS]
+    named = [words[1] for words in split if words and words[0] == "ssl-kd"]
+    named += re.findall(r"`ssl-kd (\w+)", README)
+    assert {"train", "few_labels", "study", "compare", "report"} <= {*named} <= {*cli.COMMANDS, *cli.PROBES}
+
+
+def test_the_study_is_understood(tmp_path, monkeypatch, capsys):
+    (study,) = [text for language, text in BLOCKS if language == "yaml"]
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(study)
+    assert cli.main(["study", "study.yaml", "dry_run=true"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 15
 
 
 def test_the_python_example_runs_and_is_under_20_lines_of_its_own():
