@@ -35,8 +35,8 @@ Options are key=value; configs/config.yaml lists them with their defaults.
   peers    a list of backbones: resnet20, wrn-16-2, resnet18, resnet50, ... or any timm model
   dry_run=true builds everything, runs one step and says what the run needs
 
-Exit codes: 0 done, 2 bad input (one sentence says what), 3 stopped by health.on_collapse=stop, 130 by Ctrl-C
-with the state saved.
+Exit codes: 0 done, 1 a run of a study failed, 2 bad input (one sentence says what), 3 stopped by
+health.on_collapse=stop, 130 by Ctrl-C with the state saved.
 """
 
 
