@@ -8,7 +8,7 @@ from ssl_kd.cohort import Cohort
 from ssl_kd.cost import macs
 from ssl_kd.data import Data
 from ssl_kd.encoder import Encoder
-from ssl_kd.engine import Result, Watcher
+from ssl_kd.engine import Result
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import Evaluator, parameters, scored_on
 from ssl_kd.monitor import Monitor
@@ -39,6 +39,7 @@ def check_rule(config: DictConfig, data: Data) -> None:
 class Chooser:
     """Keeps the best checkpoint of every `probe.every` epochs and the last, by the rule `probe.select`.
 
+    Where that is `last` it does nothing.
     Means over the peers that learn. uniformity: of their heads' outputs, over the monitor's last looks, lower
     is better. rank: effective rank of the embeddings. held_out: accuracy of the linear probes on the held-out
     tenth of the train split. Called after the probes and the look of a step. The record of the best is the
@@ -57,10 +58,10 @@ class Chooser:
     ) -> None:
         self.config, self.run, self.cohort = config, run, cohort
         self.evaluator, self.prober, self.logger, self.monitor = evaluator, prober, logger, monitor
-        self.every = config.probe.every * logger.per_epoch
+        self.every = 0 if config.probe.select == "last" else config.probe.every * logger.per_epoch
 
     def __call__(self, step: int, result: Result) -> None:
-        if not self.run.writes or (step % self.every and step != self.config.steps):
+        if not self.every or not self.run.writes or (step % self.every and step != self.config.steps):
             return
         with self.logger.paused():
             score = self._score(step)
@@ -76,21 +77,6 @@ class Chooser:
         scores = last[1] if last and last[0] == step else self.evaluator.cohort(self.cohort, ["linear"])
         judged = [scores["peers"][name]["linear_held_out"] for name in self.cohort.trainable]
         return sum(judged) / len(judged)
-
-
-def chooser(
-    config: DictConfig,
-    run: Run,
-    cohort: Cohort,
-    evaluator: Evaluator,
-    prober: Prober,
-    logger: Logger,
-    monitor: Monitor,
-) -> list[Watcher]:
-    """The watcher that `probe.select` asks for; none where the last checkpoint is reported."""
-    if config.probe.select == "last":
-        return []
-    return [Chooser(config, run, cohort, evaluator, prober, logger, monitor)]
 
 
 def summary(

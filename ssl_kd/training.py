@@ -34,7 +34,7 @@ from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pic
 from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
-from ssl_kd.selection import check_rule, chooser
+from ssl_kd.selection import Chooser, check_rule
 from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
 from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
@@ -167,7 +167,7 @@ def _run(parts: Parts) -> int:
     save_steps = config.save_every * parts.per_epoch
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
     monitor = _monitor(parts, run, begun, meter)
-    choosing = chooser(config, run, parts.own, evaluator, prober, logger, monitor)
+    chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     began = time.monotonic()
     try:
         with saver:
@@ -180,7 +180,7 @@ def _run(parts: Parts) -> int:
                 accelerator,
                 steps=config.steps,
                 start=begun,
-                watchers=[logger, monitor, prober, *choosing, saver],
+                watchers=[logger, monitor, prober, chooser, saver],
                 clip=config.clip,
                 join=parts.join,
                 weigh=monitor.weigh,
@@ -203,19 +203,29 @@ def _run(parts: Parts) -> int:
     if accelerator.is_main_process:
         summary = run.read("summary.json") if begun >= config.steps else None
         if summary is None:
-            step = run.load(parts.own, chosen=True) if choosing else config.steps
-            scores = prober.last[1] if prober.last and prober.last[0] == step else {}
-            if not scores and not evaluator.missing:
-                scores = evaluator.cohort(parts.own, probes)
-            summary = summarise(config, parts.own, evaluator, scores, step)
-            summary["baselines"] = (
-                {} if evaluator.missing or not config.probe.baselines else evaluator.baselines(probes)
-            )
-            summary |= {"images_per_second": logger.mean_speed, "seconds": time.monotonic() - began}
+            summary = _score(parts, run, evaluator, probes, prober) | {
+                "images_per_second": logger.mean_speed,
+                "seconds": time.monotonic() - began,
+            }
             run.write("summary.json", summary)
         _report(parts, summary, evaluator.missing)
     accelerator.wait_for_everyone()
     return 0
+
+
+def _score(
+    parts: Parts, run: Run, evaluator: Evaluator, probes: Sequence[str], prober: Prober
+) -> dict[str, Any]:
+    """What the checkpoint that is reported scores, beside the baselines."""
+    config = parts.config
+    step = config.steps if config.probe.select == "last" else run.load(parts.own, chosen=True)
+    scores = prober.last[1] if prober.last and prober.last[0] == step else {}
+    if not scores and not evaluator.missing:
+        scores = evaluator.cohort(parts.own, probes)
+    none = evaluator.missing or not config.probe.baselines
+    return summarise(config, parts.own, evaluator, scores, step) | {
+        "baselines": {} if none else evaluator.baselines(probes)
+    }
 
 
 def _monitor(parts: Parts, run: Run, begun: int, meter: Meter) -> Monitor:
