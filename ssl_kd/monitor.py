@@ -198,6 +198,8 @@ def figures(outputs: Mapping[str, Outputs]) -> dict[str, float]:
             if not isinstance(views, Tensor) or views.dim() != 3 or not views.is_floating_point():
                 continue
             views = distributed.gather(views.detach().float(), 1)[:, :ROWS]  # (V, B, D)
+            if not views.isfinite().all():  # `fit` will say so
+                continue
             if views.device.type == "mps":  # which has no float64
                 views = views.cpu()
             of = name if output == "embedding" else f"{name}.{output}"

@@ -41,6 +41,9 @@ def probe(folder: str, name: str, options: Mapping[str, Any], device: str = "cpu
     if odd:
         known = [*takes, "run", "device", "checkpoint", *(["data"] if name == "transfer" else [])]
         raise InputError(f'"{odd[0]}" is not an option of {name}; {nearest(odd[0], known)}')
+    for key, parameter in inspect.signature(function).parameters.items():
+        if key in given and key != "data":
+            given[key] = _typed(key, parameter.default, given[key])
     finished = load(folder, device, checkpoint)
     missing = finished.evaluator.missing
     if missing and name not in (*UNLABELLED, "transfer"):
@@ -275,6 +278,33 @@ def _supervised(finished: Finished, seed: int) -> dict[str, Any]:
         "plain": finished.evaluator.plain,
         "device": finished.device,
     }
+
+
+def _typed(key: str, default: Any, value: Any) -> Any:
+    """`value`, if it is of the kind of the default; one number is a list of one where there are several."""
+    if isinstance(default, tuple) or key == "knn":
+        value = value if isinstance(value, list) else [value]
+        kinds = (str,) if key == "kinds" else (int, float) if key == "shares" else (int,)
+        right, kind = (
+            all(isinstance(v, kinds) and not isinstance(v, bool) for v in value),
+            "a list, as in [1,5]",
+        )
+    elif isinstance(default, bool):
+        right, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        right, kind = isinstance(value, str), "a name"
+    elif value is None and default is None:
+        right, kind = True, ""
+    else:
+        whole = isinstance(default, int) or key == "limit"
+        kinds = (int,) if whole else (int, float)
+        right = (isinstance(value, kinds) and not isinstance(value, bool)) or (
+            key == "limit" and value is None
+        )
+        kind = "a whole number" if whole else "a number"
+    if not right:
+        raise InputError(f'{key} must be {kind}, and "{value}" is not')
+    return value
 
 
 def _of_data(key: str) -> bool:

@@ -99,6 +99,7 @@ def test_a_chosen_checkpoint_survives_being_killed(rule, monkeypatch):
         (["probe.select=rank"], "say how often by probe.every=10"),
         (["probe.select=held_out", "probe.every=1", "probe.linear=false"], "needs the linear probe"),
         (["probe.select=uniformity", "probe.every=1", "health.every=0"], "and health.every is 0"),
+        (["hold_out=half"], "must lie between 0 and 1, not half"),
         (["hold_out=1.5"], "must lie between 0 and 1"),
         (["hold_out=0.0001"], "leaves no test images"),
     ],

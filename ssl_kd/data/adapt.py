@@ -68,7 +68,7 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
     a function of the seed and the number of images; a larger share holds out those of a smaller one too.
     Raises InputError where the share is not between 0 and 1 or leaves one of the halves empty.
     """
-    if not 0 < share < 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise InputError(f"the share to hold out must lie between 0 and 1, not {share}")
     images = len(data.train)
     held = round(share * images)
