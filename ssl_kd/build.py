@@ -1,7 +1,7 @@
 """From a composed config to objects: every option is checked against the constructor that takes it."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data
 from ssl_kd.data.adapt import hold_out
 from ssl_kd.data.parts import split
-from ssl_kd.encoder import Encoder, Head
+from ssl_kd.data.relabel import taught
+from ssl_kd.encoder import Encoder
 from ssl_kd.engine import Term
-from ssl_kd.errors import InputError
+from ssl_kd.errors import InputError, nearest
 from ssl_kd.optim import param_groups
+from ssl_kd.peers import BESIDE, Surroundings, build_peer
 from ssl_kd.registry import check, function, make, target
 from ssl_kd.schedules import Weight
 from ssl_kd.streams import seed_of
@@ -49,7 +51,7 @@ def check_options(config: DictConfig) -> None:
         if path == "data":
             return _DATA_KEYS
         if path.startswith("peers."):
-            return ("reads",) if ".heads." in path else ("frozen", "follow", "lr_scale", "weights")
+            return ("reads",) if ".heads." in path else BESIDE
         return ()
 
     check(config, beside)
@@ -100,13 +102,15 @@ def build_cohort(
     shape: (C, H, W) of the images; networks are made for squares of `data.size`.
     terms: with them, the cohort gives out only what they read.
     """
-    peers, follow, frozen = {}, {}, []
+    peers: dict[str, nn.Module] = {}
+    follow, frozen = {}, []
     for name, node in config.peers.items():
+        surroundings = Surroundings(config, shape[0], peers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "weights", str(name)))
-            peers[str(name)] = _peer(str(name), node, config, shape[0])
+            peers[str(name)] = build_peer(str(name), node, surroundings)
         if node.get("weights"):
-            start_from(peers[str(name)], str(name), node.weights)
+            start_from(peers[str(name)], str(name), node.weights, whole=bool(node.get("frozen")))
         if node.get("frozen"):
             frozen.append(str(name))
         if node.get("follow"):
@@ -117,7 +121,7 @@ def build_cohort(
                 takes = ", ".join(Follow.__dataclass_fields__)
                 raise InputError(f"peers.{name}.follow {wrong}; its options: {takes}")
             follow[str(name)] = Follow(**options)
-    returns = _returns(peers, terms)
+    returns = _returns(peers, terms, idle={*frozen, *follow})
     if returns is not None and config.health.every:  # what the monitor looks at
         for name, peer in peers.items():
             returns[name] += ["embedding"] if isinstance(peer, Encoder) else []
@@ -126,14 +130,34 @@ def build_cohort(
 
 
 def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer], list[Weight]]:
-    """The optimiser over all learning peers, and its learning rate as a function of the step."""
+    """The optimiser of all learning peers, those of the peers that have their own, and their learning rates.
+
+    Rates are functions of the step.
+    """
     scales = {str(name): peer.get("lr_scale", 1.0) for name, peer in config.peers.items()}
-    decay = config.optim.optimizer.get("weight_decay", 0.0)
-    node = config.optim.optimizer
-    takes = inspect.signature(target(node, "optim.optimizer")).parameters
-    fused = {"fused": True} if "fused" in takes and not {"fused", "foreach"} & node.keys() else {}
-    optimizer = make(node, param_groups(cohort, decay, scales), **fused)
-    return [optimizer], [make(config.optim.rate)]
+    own = {str(name): peer.optim for name, peer in config.peers.items() if peer.get("optim")}
+    shared = [name for name in cohort.trainable if name not in own]
+    groups = [("optim", config.optim, shared)] if shared else []
+    groups += [
+        (f"peers.{name}.optim", node, [name]) for name, node in own.items() if name in cohort.trainable
+    ]
+    optimizers, rates = [], []
+    for path, given, names in groups:
+        odd = [key for key in given if key not in config.optim]
+        if odd:
+            raise InputError(
+                f'"{path}.{odd[0]}" is not an option; {nearest(str(odd[0]), list(config.optim))}'
+            )
+        node = given.get("optimizer", config.optim.optimizer)
+        takes = inspect.signature(target(node, f"{path}.optimizer")).parameters
+        fused = {"fused": True} if "fused" in takes and not {"fused", "foreach"} & node.keys() else {}
+        decay = node.get("weight_decay", 0.0)
+        decayed = given.get("decay", config.optim.get("decay"))
+        parameters = param_groups(cohort, decay, scales, names, decayed)
+        if parameters:
+            optimizers.append(make(node, parameters, **fused))
+            rates.append(make(given.get("rate", config.optim.rate)))
+    return optimizers, rates
 
 
 def build_batches(
@@ -150,8 +174,12 @@ def build_batches(
     if config.grad_cache and config.accumulate == 1:
         raise InputError("grad_cache works on the parts of a batch; say how many by accumulate=...")
     extra = {key: config.data[key] for key in ("resident_bytes", "workers") if key in config.data}
+    labels = config.get("labels") or {}
+    if not isinstance(labels, dict | DictConfig) or set(labels) - {"noise", "file", "key"}:
+        raise InputError(f"labels has the options noise, file and key, not {labels}")
+    train = taught(data.train, **labels)  # for training alone: what is scored keeps the data's labels
     loader = Batches(
-        data.train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
+        train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
     )
     node = config.recipe
     takes = inspect.signature(target(node, "recipe")).parameters
@@ -163,69 +191,10 @@ def build_batches(
     return Feed(loader, recipe, config.accumulate), loader.steps_per_epoch
 
 
-def _peer(name: str, node: DictConfig, config: DictConfig, channels: int) -> nn.Module:
-    if "_target_" in node:
-        peer = make({k: v for k, v in node.items() if k not in ("frozen", "follow", "lr_scale", "weights")})
-        return peer
-    known = {"channels": channels, "size": config.data.size, "mean": config.data.mean, "std": config.data.std}
-    takes = inspect.signature(target(node.backbone, f"peers.{name}.backbone")).parameters
-    given = {key: make(value) for key, value in known.items() if key in takes and key not in node.backbone}
-    try:
-        backbone = make(node.backbone, **given)
-    except TypeError as error:  # an option of a network whose constructor takes anything
-        raise InputError(f"peers.{name}.backbone: {' '.join(str(error).split())}") from error
-    heads: dict[str, nn.Module | Head] = {}
-    for head_name, head in (node.get("heads") or {}).items():
-        reads = head.get("reads", "embedding")
-        width = _width(name, backbone, heads, reads, channels, config.data.size)
-        module = _head(
-            {key: value for key, value in head.items() if key != "reads"},
-            width,
-            f"peers.{name}.heads.{head_name}",
-        )
-        heads[str(head_name)] = Head(module, reads)
-    options = {key: make(node[key]) for key in ("views", "stages", "per_view") if key in node}
-    return Encoder(backbone, heads, **options)
-
-
-def _head(node: dict[str, Any], width: int, path: str) -> nn.Module:
-    """A head is told the width of what it reads as its first argument, unless the config says it itself."""
-    first = next(iter(inspect.signature(target(node, path)).parameters), None)
-    return make(node) if first is None or first in node else make(node, width)
-
-
-def _width(
-    peer: str, backbone: nn.Module, heads: dict[str, Any], reads: str, channels: int, size: int
-) -> int:
-    """Features of the embedding or of an earlier head, or channels of a stage."""
-    if reads == "embedding":
-        if not hasattr(backbone, "width"):
-            return _dry(backbone, torch.zeros(2, channels, size, size))
-        return int(backbone.width)  # type: ignore[arg-type]
-    if reads in heads:
-        source = heads[reads]
-        return _dry(
-            source.module, torch.zeros(2, _width(peer, backbone, heads, source.reads, channels, size))
-        )
-    stages: dict[str, int] = getattr(backbone, "stage_channels", {})
-    if reads not in stages:
-        have = ["embedding", *stages, *heads]
-        raise InputError(
-            f'a head of "{peer}" reads "{reads}", which is not there; there are: {", ".join(have)}'
-        )
-    return stages[reads]
-
-
-def _dry(module: nn.Module, x: torch.Tensor) -> int:
-    training = module.training
-    with torch.no_grad():
-        width = module.eval()(x).shape[-1]
-    module.train(training)
-    return width
-
-
-def _returns(peers: dict[str, nn.Module], terms: Sequence[Term] | None) -> dict[str, list[str]] | None:
-    """Per peer the outputs that terms read; checks that they are there."""
+def _returns(
+    peers: dict[str, nn.Module], terms: Sequence[Term] | None, idle: Collection[str] = ()
+) -> dict[str, list[str]] | None:
+    """Per peer the outputs that terms read; checks that they are there. idle: peers that do not learn."""
     if terms is None or not all(isinstance(term, Each | Edge | Mutual) for term in terms):
         return None  # a plain function may read anything
     returns: dict[str, list[str]] = {name: [] for name in peers}
@@ -244,19 +213,40 @@ def _returns(peers: dict[str, nn.Module], terms: Sequence[Term] | None) -> dict[
                 has = ", ".join(peer.outputs)
                 raise InputError(f'the term "{term.name}" reads "{address}", but {owner} has: {has}')
             returns[owner].append(output)
+    taken = _taken(peers)
     for name, peer in peers.items():
         unread = (
-            set(peer.heads) - set(returns[name]) - set(peer.reads.values())
+            set(peer.heads) - set(returns[name]) - set(peer.reads.values()) - taken[name]
             if isinstance(peer, Encoder)
             else ()
         )
-        if unread and any(p.requires_grad for p in peer.parameters()):
+        if unread and name not in idle:
             raise InputError(
                 f'no term reads the head "{sorted(unread)[0]}" of "{name}"; take it away or give it a term'
             )
         if hasattr(peer, "advance"):
             returns[name] = [*returns[name], *getattr(peer, "outputs", ())]
     return returns
+
+
+def _taken(peers: dict[str, nn.Module]) -> dict[str, set[str]]:
+    """Per peer the outputs that later peers read; checks that they are there by then."""
+    taken: dict[str, set[str]] = {name: set() for name in peers}
+    before: list[str] = []
+    for name, peer in peers.items():
+        reads: Any = peer.sees if isinstance(peer, Encoder) else getattr(peer, "reads", ())
+        for address in [reads] if isinstance(reads, str) else list(reads):
+            owner, _, output = str(address).partition(".")
+            if owner not in before:
+                raise InputError(
+                    f'"{name}" reads "{address}", and the peers before it are: {", ".join(before) or "none"}'
+                )
+            other = peers[owner]
+            if isinstance(other, Encoder) and output not in other.outputs:
+                raise InputError(f'"{name}" reads "{address}", but {owner} has: {", ".join(other.outputs)}')
+            taken[owner].add(output)
+        before.append(name)
+    return taken
 
 
 def _words(node: Any) -> set[str]:

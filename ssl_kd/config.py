@@ -13,15 +13,28 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_kd.cast import add_others, expand_all, expand_pairs, named, overlay
 from ssl_kd.errors import InputError, nearest
 
 GROUPS = ("method", "data", "recipe", "optim")
-PEER_KEYS = ("backbone", "heads", "views", "stages", "per_view", "frozen", "follow", "lr_scale", "weights")
+PEER_KEYS = (
+    "backbone",
+    "heads",
+    "views",
+    "sees",
+    "stages",
+    "per_view",
+    "frozen",
+    "follow",
+    "lr_scale",
+    "weights",
+    "optim",
+)
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
 INCIDENTAL_DATA = ("workers", "resident_bytes")
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
-_OPEN = ("peers", "peer", "terms", "presets")
+_OPEN = ("peers", "peer", "others", "terms", "presets", "part")
 
 
 def config_folder() -> Path:
@@ -50,22 +63,27 @@ def compose(words: Sequence[str]) -> DictConfig:
     for key, value in (suits.get("recipe") or {}).items():
         if key in config.recipe:
             config.recipe[key] = value
+    _lay_parts(config, assigned)
     presets = config.pop("presets")
-    preset = next((value for key, value in reversed(assigned) if key == "preset"), config.preset)
+    preset = _last(assigned, "preset", config.preset)
     if preset is not None:
         if preset not in presets:
             raise InputError(
                 f'the method {config.method} has no preset "{preset}"; {nearest(str(preset), list(presets))}'
             )
-        _overlay(config, presets[preset])
+        overlay(config, presets[preset])
     later = [item for item in assigned if item[0].startswith(("peers.", "~peers."))]
     for key, value in (item for item in assigned if item not in later):
         _assign(config, key, value)
-    template = config.pop("peer")
-    config.peers = _peers(config.peers, template, bool(config.separate_views))
-    for key, value in later:
+    separate = bool(config.separate_views)
+    config.peers = named(config.peers, config.pop("peer"), separate)
+    users = [item for item in later if item[0].lstrip("~").split(".")[1] in config.peers]
+    for key, value in users:
         _assign(config, key, value)
-    _finish(config)
+    everyone = add_others(config.peers, config.pop("others"), separate)
+    for key, value in (item for item in later if item not in users):
+        _assign(config, key, value)
+    _finish(config, everyone)
     return config
 
 
@@ -97,11 +115,6 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
     a, b = (dict(_flat(computed(config))) for config in (old, new))
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
-
-
-def learners(peers: DictConfig) -> list[str]:
-    """Names of the peers that learn by gradient."""
-    return [str(name) for name, peer in peers.items() if not peer.get("frozen") and not peer.get("follow")]
 
 
 def _folders() -> list[Path]:
@@ -157,18 +170,6 @@ def _hydra(picked: Sequence[str]) -> DictConfig:
     config = OmegaConf.create({key: full._get_node(key) for key in full if key != "hydra"})
     config.method = chosen.method
     return config
-
-
-def _overlay(base: DictConfig, new: DictConfig) -> None:
-    """Merges `new` into `base`; a node with another `_target_` replaces the old one and its options."""
-    for key in new:
-        value = new._get_node(key)
-        old: Any = base._get_node(key) if key in base else None
-        mergeable = isinstance(value, DictConfig) and isinstance(old, DictConfig)
-        if mergeable and value.get("_target_", old.get("_target_")) == old.get("_target_"):
-            _overlay(old, value)
-        else:
-            base[key] = value
 
 
 def _assign(config: DictConfig, key: str, value: Any) -> None:
@@ -238,39 +239,28 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     return value
 
 
-def _peers(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
-    """name -> full description, from a list of backbones or a mapping of names to backbones or options."""
-    if isinstance(peers, str):
-        peers = [peers]
-    if isinstance(peers, ListConfig | list):
-        names = [str(name) for name in peers]
-        peers = {_numbered(names, i): {"backbone": name} for i, name in enumerate(names)}
-    if not peers:
-        raise InputError("peers is empty; name at least one backbone, as in peers=[resnet20,resnet20]")
-    full = {}
-    for name, own in dict(peers).items():
-        own = OmegaConf.create({"backbone": own} if isinstance(own, str) else own)
-        peer = OmegaConf.create({} if "_target_" in own else OmegaConf.to_container(template))
-        if isinstance(own.get("backbone"), str):
-            own.backbone = {"_target_": "ssl_kd.backbones.create", "name": own.backbone}
-        elif "backbone" in own and "_target_" not in own.backbone:
-            own.backbone["_target_"] = "ssl_kd.backbones.create"
-        _overlay(peer, own)
-        if separate and "_target_" not in own:
-            views = peer.get("views", "views")
-            peer.views = f"{views}_{name}" if isinstance(views, str) else [f"{view}_{name}" for view in views]
-        full[str(name)] = peer
-    return OmegaConf.create(full)
+def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
+    """Lays the chosen parts of the method over it; what is not chosen is not there at all."""
+    definitions = config.pop("part")
+    chosen = _last(assigned, "parts", config.parts)
+    chosen = [chosen] if isinstance(chosen, str) else list(chosen or [])
+    if chosen and not definitions:
+        raise InputError(f"the method {config.method} has no parts to choose")
+    for name in chosen:
+        if name not in definitions:
+            raise InputError(
+                f'the method {config.method} has no part "{name}"; {nearest(str(name), list(definitions))}'
+            )
+        overlay(config, definitions[name])
 
 
-def _numbered(names: list[str], i: int) -> str:
-    """A peer's name from its backbone's; equal ones are counted."""
-    clean = names[i].replace("/", "_").replace(".", "_")
-    return f"{clean}_{names[: i + 1].count(names[i])}" if names.count(names[i]) > 1 else clean
+def _last(assigned: Sequence[tuple[str, Any]], key: str, default: Any) -> Any:
+    """What the user's words say, the last of them, or else `default`."""
+    return next((value for name, value in reversed(assigned) if name == key), default)
 
 
-def _finish(config: DictConfig) -> None:
-    """Checks peers, and writes the names of the learning peers where a term says "all"."""
+def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
+    """Checks peers, and writes the names of the user's learning peers where a term says "all"."""
     for name, peer in config.peers.items():
         if "_target_" in peer:
             continue
@@ -284,9 +274,13 @@ def _finish(config: DictConfig) -> None:
         if isinstance(peer.backbone, str):
             peer.backbone = {"_target_": "ssl_kd.backbones.create", "name": peer.backbone}
         _anywhere(peer)
-    for term in config.terms.values():
-        if "peers" in term and term.peers == "all":
-            term.peers = learners(config.peers)
+    for name in list(config.terms):
+        if config.terms[name] is None:  # as ~terms.NAME, in a preset
+            del config.terms[name]
+            continue
+        term = expand_all(config.terms[name], everyone)
+        expand_pairs(term, everyone, config.peers)
+        config.terms[name] = term
     if config.separate_views:
         config.recipe.streams = list(config.peers)
     missing = sorted(OmegaConf.missing_keys(config))

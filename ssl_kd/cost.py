@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.errors import InputError
 from ssl_kd.probes.features import evaluating
 
@@ -26,6 +27,23 @@ def macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
     with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(image)
     return counter.get_total_flops() // 2
+
+
+def training_macs(cohort: Cohort, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Per peer the multiply-adds of its forward pass in training, heads included, for one view of one image.
+
+    shape: (C, H, W). Counted as `macs` counts; what a peer does with what others said counts as its own.
+    """
+    entries = {view for peer in cohort.peers.values() for view in getattr(peer, "views", ())}
+    seen: dict[str, Outputs] = {}
+    counts = {}
+    for name, peer in cohort.peers.items():
+        device = next((p.device for p in cohort.parameters()), torch.device("cpu"))
+        batch = dict.fromkeys(entries, torch.zeros(1, 1, *shape, device=device))
+        with evaluating(peer), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            seen[name] = peer(batch, seen)
+        counts[name] = counter.get_total_flops() // 2
+    return counts
 
 
 def size(network: nn.Module) -> int:

@@ -1,12 +1,13 @@
-"""The usual peer: a backbone that sees views, and heads that read what it, or an earlier head, said."""
+"""The usual peer: a backbone that sees views or what earlier peers said, and heads that read what it said."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, cat, nn, stack
 
-from ssl_kd.cohort import Batch, Outputs
+from ssl_kd.cohort import Batch, Cohort, Outputs
 from ssl_kd.errors import InputError
+from ssl_kd.terms import fetch
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Head:
 
 
 class Encoder(nn.Module):
-    """Backbone and heads over the views of a batch.
+    """Backbone and heads over the views of a batch, or over what earlier peers said of them.
 
     backbone: images (N, C, H, W) -> embedding (N, D). Where stages are read it also has
         `forward_stages(images, names)`, which returns the embedding and a dict of maps (N, C', H', W').
     views: the batch entries to see, each (V, B, C, H, W) and one forward; joined along the views.
-    stages: hidden stages to give out beside those that a head reads.
+    sees: addresses "peer.output" to see in place of views, each (V, B, ...): the backbone is then called with
+        the list of them, each (N, ...). It detaches what is not to learn from this peer.
+    stages: hidden stages to give out beside those that a head reads; a mapping names them anew.
     per_view: every view is a forward with batch statistics of its own, instead of one over all V * B rows.
 
     Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...).
@@ -35,7 +38,8 @@ class Encoder(nn.Module):
         heads: Mapping[str, nn.Module | Head],
         *,
         views: str | Sequence[str] = "views",
-        stages: Sequence[str] = (),
+        sees: Sequence[str] = (),
+        stages: Sequence[str] | Mapping[str, str] = (),
         per_view: bool = False,
     ) -> None:
         super().__init__()
@@ -44,8 +48,11 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleDict({name: head.module for name, head in plain.items()})
         self.reads = {name: head.reads for name, head in plain.items()}
         self.views = (views,) if isinstance(views, str) else tuple(views)
-        read = [reads for reads in self.reads.values() if reads != "embedding" and reads not in self.heads]
-        self.stages = tuple(dict.fromkeys([*stages, *read]))
+        self.sees = tuple(sees)
+        self.stages = dict(stages) if isinstance(stages, Mapping) else {stage: stage for stage in stages}
+        for reads in self.reads.values():
+            if reads != "embedding" and reads not in self.heads and reads not in self.stages:
+                self.stages[reads] = reads
         self.per_view = per_view
         self.tap: list[Tensor] | None = None  # gets the embeddings (N, D) with their graph
 
@@ -59,33 +66,41 @@ class Encoder(nn.Module):
         return self.backbone(images)
 
     def forward(self, batch: Batch, seen: Mapping[str, Outputs] | None = None) -> Outputs:
+        if self.sees:
+            return self._views([fetch(address, seen or {}, batch) for address in self.sees])
         missing = [key for key in self.views if key not in batch]
         if missing:
             raise InputError(
                 f'a peer sees "{missing[0]}", which no recipe makes; there are: {", ".join(batch)}'
             )
-        parts = [self._views(batch[key]) for key in self.views]
+        parts = [self._views([batch[key]]) for key in self.views]
         return (
             parts[0] if len(parts) == 1 else {name: cat([part[name] for part in parts]) for name in parts[0]}
         )
 
-    def _views(self, views: Tensor) -> Outputs:  # (V, B, ...)
+    def _views(self, seen: Sequence[Tensor]) -> Outputs:  # each (V, B, ...)
         if self.per_view:
-            each = [self._rows(view) for view in views]
+            each = [self._rows(view) for view in zip(*seen, strict=True)]
             return {name: stack([part[name] for part in each]) for name in each[0]}
-        rows = self._rows(views.flatten(0, 1))
-        return {name: value.unflatten(0, views.shape[:2]) for name, value in rows.items()}
+        rows = self._rows([x.flatten(0, 1) for x in seen])
+        return {name: value.unflatten(0, seen[0].shape[:2]) for name, value in rows.items()}
 
-    def _rows(self, images: Tensor) -> Outputs:  # (N, ...)
-        said = self._backbone(images, self.stages)
+    def _rows(self, seen: Sequence[Tensor]) -> Outputs:  # each (N, ...)
+        said = self._backbone(list(seen) if self.sees else seen[0])
         if self.tap is not None:
             self.tap.append(said["embedding"])
         for name, head in self.heads.items():
             said[name] = head(said[self.reads[name]])
         return said
 
-    def _backbone(self, images: Tensor, stages: Collection[str]) -> Outputs:
-        if not stages:
-            return {"embedding": self.backbone(images)}
-        embedding, maps = self.backbone.forward_stages(images, stages)  # type: ignore[operator]
-        return {"embedding": embedding, **maps}
+    def _backbone(self, seen: Tensor | list[Tensor]) -> Outputs:
+        if not self.stages:
+            return {"embedding": self.backbone(seen)}
+        asked = tuple(dict.fromkeys(self.stages.values()))
+        embedding, maps = self.backbone.forward_stages(seen, asked)  # type: ignore[operator]
+        return {"embedding": embedding, **{name: maps[stage] for name, stage in self.stages.items()}}
+
+
+def encoders(cohort: Cohort) -> dict[str, Encoder]:
+    """The peers that embed images by themselves; a queue, say, does not, nor does what reads other peers."""
+    return {name: peer for name, peer in cohort.peers.items() if isinstance(peer, Encoder) and not peer.sees}

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ssl_kd.build import build_cohort
-from ssl_kd.cohort import Cohort
+from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.data import Data, Plain, Source, in_order
 from ssl_kd.data.adapt import subset
 from ssl_kd.encoder import Encoder
@@ -23,14 +23,34 @@ RANK_IMAGES = 2048  # of the train split, evenly spaced
 
 
 class _Output(nn.Module):
-    """Images (N, C, H, W) -> one output of an encoder (N, ...)."""
+    """Images (N, C, H, W) -> one output of a peer (N, ...), through the peers that it reads."""
 
-    def __init__(self, encoder: Encoder, name: str) -> None:
+    def __init__(self, cohort: Cohort, peer: str, output: str) -> None:
         super().__init__()
-        self.encoder, self.name = encoder, name
+        encoder = cohort.peers[peer]
+        assert isinstance(encoder, Encoder)
+        self.needed = nn.ModuleDict({name: cohort.peers[name] for name in _needed(cohort, peer)})
+        self.address = peer, output
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.encoder({self.encoder.views[0]: images[None]})[self.name][0]
+        batch = {view: images[None] for each in self.needed.values() for view in getattr(each, "views", ())}
+        seen: dict[str, Outputs] = {}
+        for name, each in self.needed.items():
+            seen[name] = each(batch, seen)
+        return seen[self.address[0]][self.address[1]][0]
+
+
+def _needed(cohort: Cohort, peer: str) -> list[str]:
+    """The peer and all that it reads, in their order."""
+    found = {peer}
+    for name in reversed(list(cohort.peers)):
+        other = cohort.peers[name]
+        if name in found:
+            reads = other.sees if isinstance(other, Encoder) else getattr(other, "reads", ())
+            found |= {
+                str(address).partition(".")[0] for address in ([reads] if isinstance(reads, str) else reads)
+            }
+    return [name for name in cohort.peers if name in found]
 
 
 def classifiers(config: DictConfig) -> dict[str, str]:
@@ -69,11 +89,11 @@ class Evaluator:
         for name, peer in cohort.peers.items():
             if not isinstance(peer, Encoder):
                 continue
-            features = self.features(peer.embed)
+            features = self.features(_Output(cohort, name, "embedding") if peer.sees else peer.embed)
             peers[name], fitted = self.score(features, probes)
             if name in heads:
-                peers[name]["top1"] = self._top1(_Output(peer, heads[name]))
-            if name in cohort.trainable:
+                peers[name]["top1"] = self._top1(_Output(cohort, name, heads[name]))
+            if name in cohort.trainable and not peer.sees:
                 learn.append((features, fitted))
         found: dict[str, Any] = {"peers": peers}
         if len(learn) > 1 and {"knn", "linear"} & {*probes}:
@@ -91,11 +111,12 @@ class Evaluator:
 
     def rank(self, cohort: Cohort) -> float:
         """Effective rank of the embeddings of train images, mean over the learning peers; needs no label."""
-        return sum(
+        ranks = [
             effective_rank(self._embed(peer.embed, self._some_train)[0])
             for name, peer in cohort.peers.items()
-            if name in cohort.trainable and isinstance(peer, Encoder)
-        ) / len(cohort.trainable)
+            if name in cohort.trainable and isinstance(peer, Encoder) and not peer.sees
+        ]
+        return sum(ranks) / len(ranks)
 
     def score(self, features: Features, probes: Collection[str]) -> tuple[dict[str, Any], Linear | None]:
         """kNN and linear scores of features, as far as they are among the probes, and the fitted probe."""

@@ -9,7 +9,7 @@ from ssl_kd import __version__
 from ssl_kd.build import build_cohort, check_options, read_data
 from ssl_kd.cohort import Cohort
 from ssl_kd.data import Data
-from ssl_kd.encoder import Encoder
+from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import Evaluator
 from ssl_kd.run import Run
@@ -35,11 +35,6 @@ class Finished:
     @property
     def evaluator(self) -> Evaluator:
         return Evaluator(self.config, self.data, self.device)
-
-
-def encoders(cohort: Cohort) -> dict[str, Encoder]:
-    """The peers that embed images; a queue, say, does not."""
-    return {name: peer for name, peer in cohort.peers.items() if isinstance(peer, Encoder)}
 
 
 def load(folder: str, device: str = "cpu", checkpoint: str | None = None) -> Finished:

@@ -148,7 +148,9 @@ class Monitor:
                 continue
             task = _gradient(torch.stack([scalars[name][0] * scalars[name][1] for name in tasks]).sum(), taps)
             for name in edges:
-                cosines[f"cosine/{name}"] = _cosine(_gradient(scalars[name][0], taps), task)
+                edge = _gradient(scalars[name][0], taps)
+                if edge:  # an edge to a hidden layer has none at the embedding
+                    cosines[f"cosine/{name}"] = _cosine(edge, task)
         return cosines
 
     def _remember(self, columns: Mapping[str, float]) -> None:
@@ -218,7 +220,10 @@ def figures(outputs: Mapping[str, Outputs]) -> dict[str, float]:
 
 
 def _gradient(loss: Tensor, taps: Sequence[Tensor]) -> list[Tensor]:
+    """Of the loss at each of the taps; empty where it depends on none of them."""
     grads = torch.autograd.grad(loss, taps, retain_graph=True, allow_unused=True)
+    if all(grad is None for grad in grads):
+        return []
     return [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, grads, strict=True)]
 
 

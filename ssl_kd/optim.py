@@ -1,24 +1,32 @@
 """Parameter groups by peer, and LARS."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Cohort
+from ssl_kd.errors import InputError
 
 
 def param_groups(
-    cohort: Cohort, weight_decay: float, lr_scale: Mapping[str, float] | None = None
+    cohort: Cohort,
+    weight_decay: float,
+    lr_scale: Mapping[str, float] | None = None,
+    peers: Sequence[str] | None = None,
+    decay: Literal["all"] | None = None,
 ) -> list[dict[str, Any]]:
     """Two groups per learning peer: weights; and biases and norms, neither decayed nor adapted by LARS.
 
     lr_scale: peer -> factor on the learning rate. Every group carries its "peer".
+    peers: of these alone. decay: all decays biases and norms too, as some papers do.
     """
+    if decay not in (None, "all"):
+        raise InputError(f'optim.decay is "{decay}", but can be: null, all')
     groups: list[dict[str, Any]] = []
-    for name in cohort.trainable:
+    for name in cohort.trainable if peers is None else peers:
         parameters = [p for p in cohort.peers[name].parameters() if p.requires_grad]
         common = {"peer": name, "lr_scale": (lr_scale or {}).get(name, 1.0)}
         for decayed in (True, False):
@@ -28,7 +36,7 @@ def param_groups(
                     {
                         "params": chosen,
                         **common,
-                        "weight_decay": weight_decay if decayed else 0.0,
+                        "weight_decay": weight_decay if decayed or decay == "all" else 0.0,
                         "adapt": decayed,
                     }
                 )

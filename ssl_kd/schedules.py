@@ -67,14 +67,20 @@ class ExponentialRamp:
     """`peak * exp(-5 (1 - s/S)^2)` up to step S, `peak` from there on (Laine & Aila 2017).
 
     length: S as a share of the training.
+    epochs: epochs of the whole training. With it the weight changes once per epoch: s is the epoch, counted
+        from 1, and S is length * epochs (FFSD).
     """
 
     peak: float
     steps: int
     length: float = 1.0
+    epochs: int | None = None
 
     def __call__(self, index: int) -> float:
-        length = self.length * self.steps
-        if index >= length:
+        if self.epochs is None:
+            now, length = index, self.length * self.steps
+        else:
+            now, length = index * self.epochs // max(1, self.steps) + 1, self.length * self.epochs
+        if now >= length:
             return self.peak
-        return self.peak * math.exp(-5 * (1 - index / length) ** 2)
+        return self.peak * math.exp(-5 * (1 - now / length) ** 2)

@@ -5,9 +5,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_kd.cohort import Cohort
-from ssl_kd.cost import macs
+from ssl_kd.cost import macs, training_macs
 from ssl_kd.data import Data
-from ssl_kd.encoder import Encoder
+from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.engine import Result
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import Evaluator, parameters, scored_on
@@ -83,7 +83,11 @@ def summary(
     config: DictConfig, cohort: Cohort, evaluator: Evaluator, scores: dict[str, Any], step: int
 ) -> dict[str, Any]:
     """What summary.json says of a finished run but for its speed. scores: of the cohort, from `step`."""
-    networks = {name: peer for name, peer in cohort.peers.items() if parameters(peer)}  # a queue is none
+    networks = {
+        name: peer
+        for name, peer in cohort.peers.items()
+        if parameters(peer) and (isinstance(peer, Encoder) or not getattr(peer, "reads", ()))
+    }  # neither a queue nor what only decodes what others say
     shape = evaluator.data.train.shape[0], config.data.size, config.data.size
     return {
         "method": config.method,
@@ -98,7 +102,13 @@ def summary(
             for name, peer in networks.items()
         },
         **({"ensemble": scores["ensemble"]} if "ensemble" in scores else {}),
-        "macs": {
-            name: macs(peer.backbone, shape) for name, peer in networks.items() if isinstance(peer, Encoder)
-        },
+        "macs": {name: macs(peer.backbone, shape) for name, peer in encoders(cohort).items()},
+        "training_macs": _training_macs(cohort, shape),
     }
+
+
+def _training_macs(cohort: Cohort, shape: tuple[int, int, int]) -> dict[str, int]:
+    try:
+        return training_macs(cohort, shape)
+    except Exception:  # a peer may be anybody's and want more than views; only this figure is lost
+        return {}

@@ -6,7 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Group
 from rich.table import Table
 
-from ssl_kd.config import config_folder, learners
+from ssl_kd.cast import learners
+from ssl_kd.config import config_folder
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
 if TYPE_CHECKING:
@@ -152,4 +153,4 @@ def _schedule(value: Any) -> Any:
     """A number, or the words for a function of the step."""
     if not isinstance(value, dict):
         return value
-    return _call({key: entry for key, entry in value.items() if key != "steps"})
+    return _call({key: entry for key, entry in value.items() if key not in ("steps", "epochs")})

@@ -4,9 +4,15 @@ groups: {solo: method=simclr, pair: method=dogo}     options of `ssl-kd train`, 
 common: data=cifar10 epochs=100                      of every group, before its own
 seeds: 5                                             0 to 4, or a list
 base: solo                                           what the others are compared with
+
+`@NAME` in a group's options is the run folder of the group NAME with the same seed. It is trained first, and
+left out of the comparison unless it is a base. So a chain of teachers is one study:
+
+groups: {large: "method=dml peers={large: resnet56}", small: "... peers.teacher.weights=@large"}
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -27,14 +33,18 @@ from ssl_kd.launch import cores
 
 KEYS = ("groups", "common", "seeds", "base")
 OWN = ("run", "seed", "threads", "dry_run")  # what the study says itself
+# `@NAME` where a value begins: the whole of it, an entry of a list, what a key of a mapping is.
+_REFERENCE = re.compile(r"""((?:^|[:,\[{])\s*["']?)@([^\s,:/\]}"']*)""")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a study."""
+    """One run of a study. after: the folders of the runs that it refers to."""
 
     folder: Path
     words: tuple[str, ...]
+    group: str
+    after: tuple[Path, ...]
 
     @property
     def done(self) -> bool:
@@ -43,10 +53,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Study:
-    """runs: seed by seed, all groups of a seed after each other, so that what is there is always paired."""
+    """runs: seed by seed, all groups of a seed after each other, so that what is there is always paired.
+
+    In a seed, each comes after those that it refers to. compared: the groups of which the results are.
+    """
 
     runs: tuple[Planned, ...]
     bases: tuple[str | None, ...]
+    compared: tuple[str, ...]
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,16 +87,18 @@ def main(words: Sequence[str]) -> int:
         for run in study.runs:
             print(f"{'done' if run.done else 'to do':<6} ssl-kd train {shlex.join(run.words)}")
         return 0
-    failed = carry_out(study, jobs, out / "logs")
-    if failed is None:
+    ended = carry_out(study, jobs, out / "logs")
+    if ended is None:
         return 130
+    failed, unstarted = (", ".join(run.folder.name for run in runs) for runs in ended)
     if failed:
-        names = ", ".join(run.folder.name for run in failed)
-        print(f"failed: {names}; what they said is in {out / 'logs'}; the same command tries them again")
-    if len({run.folder.name.rpartition("-")[0] for run in study.runs if run.done}) > 1:
+        more = f"; not started because of that: {unstarted}" if unstarted else ""
+        print(f"failed: {failed}{more}; what they said is in {out / 'logs'}; the same command tries again")
+    results = [run for run in study.runs if run.done and run.group in study.compared]
+    if len({run.group for run in results}) > 1:
         from ssl_kd.compare import main as compare
 
-        folders = [str(run.folder) for run in study.runs if run.done]
+        folders = [str(run.folder) for run in results]
         for number, base in enumerate(study.bases):
             place = out if number == 0 else out / f"against-{base}"
             compare([*folders, f"out={place}", *([f"base={base}"] if base else [])])
@@ -113,15 +129,55 @@ def read(path: Path, out: Path) -> Study:
         if name is not None and name not in groups:
             raise InputError(f'{path}: base is "{name}", and {nearest(str(name), list(groups))}')
     common = _words(path, "common", content.get("common") or [])
-    return Study(tuple(_plan(path, out, seeds, common, groups)), tuple(bases))
+    groups = {name: [*common, *own] for name, own in groups.items()}
+    after = _referred(path, groups)
+    compared = [name for name in groups if name in bases or not any(name in own for own in after.values())]
+    runs = _plan(path, out, seeds, groups, after)
+    return Study(tuple(runs), tuple(bases), tuple(compared))
+
+
+def _referred(path: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The groups that each refers to; every group after those. Refuses unknown names and circles."""
+    names: dict[str, list[str]] = {}
+    for group, words in groups.items():
+        values = [word.partition("=")[2] for word in words]
+        names[group] = [name for value in values for _, name in _REFERENCE.findall(value)]
+        for name in names[group]:
+            if name not in groups:
+                raise InputError(
+                    f'{path}, group {group}: "@{name}" is no group; {nearest(name, list(groups))}'
+                )
+    ordered: dict[str, list[str]] = {}
+
+    def visit(group: str, above: tuple[str, ...]) -> None:
+        if group in above:
+            circle = " -> ".join([*above[above.index(group) :], group])
+            raise InputError(f"{path}: groups refer to each other in a circle: {circle}")
+        for name in names[group]:
+            visit(name, (*above, group))
+        ordered[group] = names[group]
+
+    for group in groups:
+        visit(group, ())
+    return ordered
 
 
 def _plan(
-    path: Path, out: Path, seeds: Sequence[int], common: Sequence[str], groups: Mapping[str, Sequence[str]]
+    path: Path,
+    out: Path,
+    seeds: Sequence[int],
+    groups: Mapping[str, Sequence[str]],
+    after: Mapping[str, Sequence[str]],
 ) -> Iterator[Planned]:
     for seed in seeds:
-        for name, own in groups.items():
-            run = Planned(out / f"{name}-{seed}", (*common, *own, f"seed={seed}", f"run={out}/{name}-{seed}"))
+        for name, others in after.items():
+            words = [_resolved(word, out, seed) for word in groups[name]]
+            run = Planned(
+                out / f"{name}-{seed}",
+                (*words, f"seed={seed}", f"run={out}/{name}-{seed}"),
+                name,
+                tuple(out / f"{other}-{seed}" for other in others),
+            )
             try:
                 config = compose(run.words)
             except InputError as error:
@@ -140,6 +196,12 @@ def _same(folder: Path, config: DictConfig) -> None:
         raise InputError(f"{folder} belongs to another configuration ({odd[0]}); give the study another out=")
 
 
+def _resolved(word: str, out: Path, seed: int) -> str:
+    """The word with run folders in place of `@NAME`."""
+    key, equals, value = word.partition("=")
+    return key + equals + _REFERENCE.sub(lambda found: f"{found[1]}{out}/{found[2]}-{seed}", value)
+
+
 def _words(path: Path, name: str, text: Any) -> list[str]:
     words = shlex.split(text) if isinstance(text, str) else text
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -152,35 +214,60 @@ def _words(path: Path, name: str, text: Any) -> list[str]:
     return words
 
 
-def carry_out(study: Study, jobs: int, logs: Path) -> list[Planned] | None:
-    """Trains what is not done, `jobs` runs at once, and tells how far it is; what failed, None if stopped."""
+def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[Planned]] | None:
+    """Trains what is not done, `jobs` runs at once, each after those it refers to, and tells how far it is.
+
+    Returns what failed, and what was not started because of that; None if stopped.
+    """
     todo = [run for run in study.runs if not run.done]
     out = console()
     out.print(f"{len(study.runs)} runs, {len(study.runs) - len(todo)} done before", soft_wrap=True)
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, cores() // jobs)
-    began, failed, ended = time.monotonic(), [], 0
+    began, ended = time.monotonic(), 0
+    failed: list[Planned] = []
+    unstarted: list[Planned] = []
+    pending: dict[Future[int], Planned] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        pending: dict[Future[int], Planned] = {}
-        for run in todo:
-            pending[pool.submit(_train, run, threads, logs)] = run
         try:
-            while pending:
+            while todo or pending:
+                for run in _ready(todo, list(pending.values()))[: jobs - len(pending)]:
+                    todo.remove(run)
+                    pending[pool.submit(_train, run, threads, logs)] = run
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     run, code = pending.pop(future), future.result()
                     if code == 130:
                         raise KeyboardInterrupt
                     ended += 1
+                    lost = _depending(todo, run) if code else []
                     failed += [run] if code else []
-                    left = (time.monotonic() - began) / ended * (len(todo) - ended) / 60
+                    unstarted += lost
+                    todo = [other for other in todo if other not in lost]
+                    left = len(todo) + len(pending)
+                    minutes = (time.monotonic() - began) / ended * left / 60
                     state = f"failed, exit code {code}" if code else "done"
-                    out.print(f"{run.folder.name}: {state}; {len(pending)} left, about {left:.0f} minutes")
+                    out.print(f"{run.folder.name}: {state}; {left} left, about {minutes:.0f} minutes")
+                    for other in lost:
+                        out.print(f"{other.folder.name}: not started, since {run.folder.name} failed")
         except KeyboardInterrupt:
-            for future in pending:
-                future.cancel()
             out.print("stopped; the same command continues")
             return None
-    return failed
+    return failed, unstarted
+
+
+def _ready(todo: Sequence[Planned], running: Sequence[Planned]) -> list[Planned]:
+    """The runs that refer to nothing that is still to be trained."""
+    awaited = {run.folder for run in [*todo, *running]}
+    return [run for run in todo if awaited.isdisjoint(run.after)]
+
+
+def _depending(todo: Sequence[Planned], run: Planned) -> list[Planned]:
+    """The runs that refer to `run`, or to one that does; `todo` has every run after those it refers to."""
+    found = [run]
+    for other in todo:
+        if any(one.folder in other.after for one in found):
+            found.append(other)
+    return found[1:]
 
 
 def _train(run: Planned, threads: int, logs: Path) -> int:

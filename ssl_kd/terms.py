@@ -114,9 +114,11 @@ class Edge:
 class Mutual:
     """Many edges at once: one for every ordered pair of peers (and of their heads), every target detached.
 
+    peers: their names, in order; or a mapping student -> its teacher, which says the edges itself.
     outputs: what a student learns with: one name, several (heads), or a mapping peer -> name(s).
     targets: what a teacher shows, if not the same outputs (SimSiam: prediction <- projection).
-    between: all; ring (each learns from the one before it); leader (the first teaches the others).
+    between: all; ring (each learns from the one before it, the first from the last); chain (the same, but the
+        first learns from nobody); leader (the first teaches the others).
     heads: same (head i from head i), cross (head i from every other), dense (from every one).
     reduce: mean or sum over the edges of one student.
     weight: one for all, or a mapping "student<-teacher" -> weight that names every pair; null for no edge.
@@ -124,11 +126,11 @@ class Mutual:
 
     name: str
     loss: Loss
-    peers: Sequence[str]
+    peers: Sequence[str] | Mapping[str, str]
     outputs: str | Sequence[str] | Mapping[str, str | Sequence[str]]
     targets: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None
     given: Sequence[str] = ()
-    between: Literal["all", "ring", "leader"] = "all"
+    between: Literal["all", "ring", "chain", "leader"] = "all"
     heads: Literal["same", "cross", "dense"] = "same"
     reduce: Literal["mean", "sum"] = "mean"
     weight: Weight | Mapping[str, Weight | None] = 1.0
@@ -136,7 +138,7 @@ class Mutual:
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
-            ("between", self.between, ("all", "ring", "leader")),
+            ("between", self.between, ("all", "ring", "chain", "leader")),
             ("heads", self.heads, ("same", "cross", "dense")),
             ("reduce", self.reduce, ("mean", "sum")),
         ):
@@ -147,9 +149,9 @@ class Mutual:
     def _build(self) -> list[Link]:
         links: list[Link] = []
         weights = self._weights()
-        for student in self.peers:
+        for student in dict.fromkeys(student for student, _ in weights):
             own = []
-            for teacher in (t for t in self.peers if (student, t) in weights):
+            for teacher in (t for s, t in weights if s == student):
                 weight = weights[student, teacher]
                 if weight is None:
                     continue
@@ -172,10 +174,16 @@ class Mutual:
 
     def _pairs(self) -> list[tuple[str, str]]:
         peers = list(self.peers)
+        if isinstance(self.peers, Mapping):
+            if self.between != "all":
+                raise InputError(f"{self.name}: peers says who learns from whom; leave out between")
+            return list(self.peers.items())
         if self.between == "all":
             return [(s, t) for s in peers for t in peers if s != t]
         if self.between == "ring":
             return [(s, peers[i - 1]) for i, s in enumerate(peers) if s != peers[i - 1]]
+        if self.between == "chain":
+            return list(zip(peers[1:], peers[:-1], strict=True))
         return [(s, peers[0]) for s in peers[1:]]
 
     def _weights(self) -> dict[tuple[str, str], Weight | None]:

@@ -1,25 +1,70 @@
-"""A peer that starts with what another run has learned: the run folder is the interface between trainings."""
+"""A peer that starts with what another network has learned: that of another run, or that of a file.
 
+The run folder is the interface between our trainings, a state dict is the one with everybody else's.
+"""
+
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.run import Run
 
+FILES = (".safetensors", ".pt", ".pth")
+# What a state dict may be of: the peer itself, its backbone, the network in that, timm's model in that.
+_OWNERS = ("", "backbone.", "backbone.net.", "backbone.net.model.")
+_CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear", "linear")
 
-def start_from(peer: nn.Module, name: str, source: str | DictConfig) -> None:
-    """Puts the weights of another run into `peer`: those of its backbone, and of heads that both have.
 
-    source: a run folder, whose peer called `name`, or whose only one, is taken; or {run: folder, peer: name}.
-    Raises InputError for a run or a peer that is not there, and for another architecture.
+def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool = False) -> None:
+    """Puts weights into `peer`: those of its backbone, and of heads that both have.
+
+    source: a run folder, whose peer called `name`, or whose only one, is taken; or {run: folder, peer: name};
+    or a file (FILES) with the state dict of the peer, of its backbone, or of the network in that, which is
+    timm's own model for a name of timm's. Its classifier is left out: our networks end before it.
+    whole: heads that the source has not are refused: one that never learns would say nothing.
+    Raises InputError for what is not there, for what would have to be executed, and for another network.
     """
-    where = f"peers.{name}.weights"
+    where, own = f"peers.{name}.weights", peer.state_dict()
+    if isinstance(source, str) and Path(source).suffix.lower() in FILES and not Path(source).is_dir():
+        found, what = _of_file(Path(source).expanduser(), where), source
+        owner = _owner(found, own)
+        theirs = {owner + key: value for key, value in found.items() if not _classifies(key, own, owner)}
+    else:
+        theirs, what, owner = *_of_run(source, name, where), ""
+    both = _heads(own) & _heads(theirs)
+    if whole and _heads(own) - both:
+        head = min(_heads(own) - both)
+        raise InputError(
+            f'{where}: {what} has no head "{head}", and {name} is frozen, so it would never learn; take '
+            f"~peers.{name}.heads.{head} away and let terms read the embedding"
+        )
+
+    def starts(key: str) -> bool:
+        return key.startswith(owner) and (not key.startswith("heads.") or key.split(".")[1] in both)
+
+    for key in filter(starts, [*own, *theirs]):
+        there, here = (str(tuple(part[key].shape)) if key in part else "absent" for part in (theirs, own))
+        if there != here:
+            differ = f'they differ in "{key.removeprefix(owner)}", {there} there and {here} here'
+            raise InputError(f"{where}: {what} is another network; {differ}")
+    peer.load_state_dict({key: value for key, value in theirs.items() if starts(key)}, strict=False)
+
+
+def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, Tensor], str]:
+    """The weights of a peer of a run, and what to call it."""
     node = {"run": source} if isinstance(source, str) else source
     if not isinstance(node, dict | DictConfig) or "run" not in node or set(node) - {"run", "peer"}:
-        raise InputError(f"{where} is a run folder, or {{run: folder, peer: name}}, not {source}")
+        raise InputError(
+            f"{where} is a run folder, or {{run: folder, peer: name}}, or a file ({', '.join(FILES)}), "
+            f"not {source}"
+        )
     folder, wanted = node["run"], node.get("peer")
     run = Run(Path(str(folder)).expanduser())
     place = run.chosen if run.config().probe.get("select", "last") != "last" else run.checkpoint
@@ -31,15 +76,43 @@ def start_from(peer: nn.Module, name: str, source: str | DictConfig) -> None:
     if taken not in peers:
         raise InputError(f'{where}: {folder} has no peer "{taken}"; {nearest(taken, peers)}')
     theirs = {key.split(".", 2)[2]: value for key, value in saved.items() if key.split(".")[1] == taken}
-    own = peer.state_dict()
-    both = {key.split(".")[1] for key in theirs if key.startswith("heads.")} & {
-        key.split(".")[1] for key in own if key.startswith("heads.")
-    }
+    return theirs, f'"{taken}" of {folder}'
 
-    def starts(key: str) -> bool:
-        return not key.startswith("heads.") or key.split(".")[1] in both
 
-    for key in filter(starts, [*own, *theirs]):
-        if key not in own or key not in theirs or theirs[key].shape != own[key].shape:
-            raise InputError(f'{where}: "{taken}" of {folder} is another network; they differ in "{key}"')
-    peer.load_state_dict({key: value for key, value in theirs.items() if starts(key)}, strict=False)
+def _of_file(path: Path, where: str) -> dict[str, Tensor]:
+    """The state dict in a file; of several things in a dict, what is called state_dict or model."""
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file {path}")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        unsafe = isinstance(error, pickle.UnpicklingError)  # its text advises to execute the file
+        why = "it is damaged, or holds more than tensors" if unsafe else first_line(error)
+        raise InputError(f"{where}: {path} cannot be read ({why})") from error
+    for key in ("state_dict", "model"):
+        found = found.get(key, found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{where}: {path} holds no state dict (names and their tensors)")
+    return {str(key): value for key, value in found.items()}
+
+
+def _owner(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Which part of the peer the names of a file are from: that which has most of them, or the innermost."""
+    parts = [part for part in _OWNERS if any(key.startswith(part) for key in own)]
+    return max(reversed(parts), key=lambda part: sum(part + key in own for key in found))
+
+
+def _classifies(key: str, own: Mapping[str, Tensor], owner: str) -> bool:
+    """Whether weights of a file are of its classifier: called so, or of a part that our network lacks.
+
+    A deeper network of the same family has other names too, but of parts that ours has.
+    """
+    first = key.split(".")[0]
+    here = any(name.startswith(f"{owner}{first}.") for name in own)
+    return owner + key not in own and (not here or first in _CLASSIFIERS)
+
+
+def _heads(names: Mapping[str, Tensor]) -> set[str]:
+    return {key.split(".")[1] for key in names if key.startswith("heads.")}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssl_kd import backbones
-from ssl_kd.backbones import Backbone, create
+from ssl_kd.backbones import Backbone, cifar, create, mobile
 from ssl_kd.backbones.timm_models import TimmNet
 from ssl_kd.errors import InputError
 
@@ -21,7 +21,8 @@ TIMM = [
 ]  # fmt: skip
 
 # With a linear layer of 100 classes. The CIFAR ResNets: the FFSD authors' code (Li et al. 2022); WRN-16-2 and
-# 28-4: the sequential distillation authors' code; WRN-28-10: the main network of the DCM authors' code.
+# 28-4: the sequential distillation authors' code; WRN-28-10 and MobileNetV1: the main networks of the DCM
+# authors' code.
 PARAMETERS = {
     "resnet20": 278_324,
     "resnet32": 472_756,
@@ -29,6 +30,7 @@ PARAMETERS = {
     "wrn-16-2": 703_284,
     "wrn-28-4": 5_872_180,
     "wrn-28-10": 36_536_884,
+    "mobilenet_v1": 3_309_476,
 }
 
 _made: dict[str, Backbone] = {}
@@ -60,6 +62,19 @@ def test_parameter_counts_are_those_of_the_papers_own_code(name):
     backbone = create(name)
     classifier = nn.Linear(backbone.width, 100)
     assert count(backbone) + count(classifier) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("build", "stage", "width", "parameters"), [
+    (lambda: cifar.wide_resnet(28, 10), "stage1", 640, 20_145_060),
+    (lambda: cifar.wide_resnet(28, 10), "stage2", 1280, 107_464_420),
+    (mobile.mobilenet, "stage1", 1024, 2_637_668),
+    (mobile.mobilenet, "stage2", 2048, 5_484_132),
+])  # fmt: skip
+def test_remaining_blocks_have_the_parameters_of_dcms_exits(build, stage, width, parameters):
+    with torch.device("meta"):  # the largest needs 430 MB
+        rest, given = build().remainder(stage)
+    assert given == width
+    assert count(rest) + count(nn.Linear(width, 100)) == parameters
 
 
 @pytest.mark.parametrize("name", OWN + TIMM)
@@ -103,7 +118,7 @@ def test_the_last_map_of_a_small_network_averages_to_the_embedding():
 
 
 def test_small_networks_keep_the_size_in_the_stem():
-    assert sides("resnet20") == sides("wrn-16-2") == [32, 16, 8]
+    assert sides("resnet20") == sides("wrn-16-2") == sides("mobilenet_v1") == [32, 16, 8]
     assert sides("resnet18") == [32, 16, 8, 4]
     assert sides("timm/resnet18") == [32, 32, 16, 8, 4]  # timm counts the stem
     assert sides("swin_tiny_patch4_window7_224") == [16, 8, 4, 2]
@@ -128,8 +143,9 @@ def test_timm_models_take_other_small_sizes(name, size):
     assert min(list(maps.values())[-1].shape[2:]) >= 2
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn-16-1", "resnet18", "shufflenet_v2_x0_5", "mobilenet_v2",
-                                  "mobilenetv3_small_100", "vit_tiny_patch16_224"])  # fmt: skip
+@pytest.mark.parametrize("name", ["resnet20", "wrn-16-1", "mobilenet_v1", "resnet18", "shufflenet_v2_x0_5",
+                                  "mobilenet_v2", "mobilenetv3_small_100",
+                                  "vit_tiny_patch16_224"])  # fmt: skip
 def test_one_channel_is_enough(name):
     backbone = create(name, channels=1, size=28, mean=0.13, std=0.31).eval()
     assert backbone(images(2, 1, 28)).shape == (2, backbone.width)
@@ -164,7 +180,7 @@ def test_images_that_would_pass_silently_are_refused():
     ("resnt20", 'did you mean "resnet20"?'),
     ("mobilenetv3_smal_100", 'did you mean "mobilenetv3_small_100"?'),
     ("timm/resnt18", 'did you mean "timm/resnet18"?'),
-    ("??", "there are: mobilenet_v2, "),
+    ("??", "there are: mobilenet_v1, "),
 ])  # fmt: skip
 def test_an_unknown_name_is_answered_with_the_nearest(name, advice):
     with pytest.raises(InputError) as refusal:
@@ -177,7 +193,8 @@ def test_an_unknown_stage_is_answered_with_those_there_are():
         made("resnet20").forward_stages(images(), ["stage1", "stage4"])
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v1", "resnet18", "mobilenetv3_small_100",
+                                  "vit_tiny_patch16_224"])  # fmt: skip
 def test_an_unknown_option_is_refused_by_name(name):
     with pytest.raises(InputError, match=f'{name} takes no option "colour"'):
         create(name, colour=3)
@@ -283,3 +300,24 @@ def test_a_resnet_can_be_narrower_than_the_papers():
     assert count(backbone) == convolutions + norms
     with pytest.raises(InputError, match="at least 1 channel in its first stage, not 0"):
         create("resnet8", base=0)
+
+
+def test_a_mobilenet_is_widened_in_every_layer():
+    backbone = create("mobilenet_v1", widen=0.25)
+    assert backbone.width == 256
+    assert backbone.stage_channels == {"stage1": 64, "stage2": 128, "stage3": 256}
+    assert [m.out_channels for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.groups == 1] == [
+        8, 16, 32, 32, 64, 64, *[128] * 6, *[256] * 2,
+    ]  # fmt: skip
+    assert backbone.remainder("stage2")[1] == 512
+    assert create("mobilenet_v1", widen=0.001).width == 1
+    for widen in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="mobilenet_v1 widens by a number above 0, not"):
+            create("mobilenet_v1", widen=widen)
+
+
+def test_a_mobilenet_starts_with_pytorchs_initialisation():
+    torch.manual_seed(2)
+    backbone = create("mobilenet_v1", widen=0.25)
+    torch.manual_seed(2)
+    assert torch.equal(backbone.net.stem[0].weight, nn.Conv2d(3, 8, 3, bias=False).weight)

@@ -44,6 +44,7 @@ def test_dogos_reference_preset_is_the_published_setting():
     assert config.peers.resnet20_1.per_view and config.peers.resnet20_1.views == "views_resnet20_1"
     assert list(config.recipe.streams) == ["resnet20_1", "resnet20_2"]
     assert OmegaConf.to_container(config.optim) == {
+        "decay": "all",
         "optimizer": {"_target_": "torch.optim.Adam", "weight_decay": 1e-6},
         "rate": 3e-4,
     }

@@ -16,6 +16,9 @@ P = torch.stack([unit(det((8, 16), 0.5, 0.3)), unit(det((8, 16), 0.6, 0.9))])
 ROWS, COLUMNS = torch.arange(4.0, dtype=torch.float64)[:, None], torch.arange(5.0, dtype=torch.float64)
 ZS, ZT = 3 * torch.sin(1 + 0.7 * ROWS + 1.3 * COLUMNS), 4 * torch.cos(0.4 + 0.5 * ROWS + 0.9 * COLUMNS)
 LABELS = torch.tensor([1, 3, 0, 2])
+HEADS = [3 * det((4, 10), 0.37 + 0.11 * i, 0.2 * i) for i in range(6)]  # two networks with three heads each
+HEAD_LABELS = torch.tensor([1, 7, 3, 9])
+INFINITE = float("inf")
 
 
 def close(found: Tensor, golden: float, rtol: float = 1e-6) -> bool:
@@ -61,12 +64,104 @@ def test_mixed_kd_equals_the_golden_value():
 
 
 def test_ffsd_kd_equals_the_golden_value():
-    logits = [3 * det((4, 10), 0.37 + 0.11 * i, 0.2 * i) for i in range(4)]
-    assert close(kl(logits[0], logits[3], 2, squared=True), 2.6994217213026177)
+    assert close(kl(HEADS[0], HEADS[3], 2, squared=True), 2.6994217213026177)
+
+
+def test_kl_at_infinite_temperature_equals_the_golden_value_and_gradient():
+    student = ZS.clone().requires_grad_()
+    loss = kl(student, ZT, INFINITE, squared=True)
+    loss.backward()
+    assert close(loss, 0.346966362461)
+    row = [-0.102473765857, 0.013873801324, 0.006839942179, 0.007976923383, 0.073783098972]
+    assert student.grad[0].tolist() == pytest.approx(row, rel=1e-6)
+
+
+def test_infinite_temperature_is_the_closed_form_of_the_paper():
+    difference = ZS - ZT
+    squares, sums = difference.square().sum(-1), difference.sum(-1)
+    expected = (squares / (2 * 5) - sums.square() / (2 * 5**2)).mean()
+    assert close(kl(ZS, ZT, INFINITE, squared=True), float(expected), 1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05])
+def test_infinite_temperature_is_the_limit_of_a_large_one(epsilon):
+    found = []
+    for temperature in (1e4, INFINITE):
+        student, teacher = ZS.clone().requires_grad_(), ZT.clone().requires_grad_()
+        loss = kl(student, teacher, temperature, squared=True, epsilon=epsilon)
+        loss.backward()
+        found.append((loss.detach(), student.grad, teacher.grad))
+    for large, infinite in zip(*found, strict=True):
+        assert torch.allclose(large, infinite, rtol=2e-3, atol=1e-5)
+
+
+def test_infinite_temperature_leaves_the_mean_logit_free_and_does_not_cancel():
+    expected = float(kl(ZS, ZT, INFINITE, squared=True))
+    assert close(kl(ZS + 7, ZT, INFINITE, squared=True), expected, 1e-12)
+    assert close(kl(ZS.float() + 1000, ZT.float(), INFINITE, squared=True), expected, 1e-3)
+
+
+def test_infinite_temperature_serves_the_classes_that_are_not_the_label():
+    large = not_true_kl(ZS, ZT, LABELS, 1e4)
+    assert close(not_true_kl(ZS, ZT, LABELS, INFINITE), float(large), 1e-3)
+
+
+def test_dcm_kl_equals_the_golden_value():
+    assert close(kl(HEADS[0], HEADS[3], epsilon=1e-8), 1.7609966524301326, 1e-12)
+
+
+def test_the_losses_of_dcm_equal_the_golden_sums():
+    labels = sum(cross_entropy(head, HEAD_LABELS) for head in HEADS)
+    pairs = [(a, b) for a in HEADS[:3] for b in HEADS[3:]]
+    mutual = sum(kl(a, b, epsilon=1e-8) + kl(b, a, epsilon=1e-8) for a, b in pairs)
+    assert close(labels, 19.089995880258886)
+    assert close(mutual, 41.708133657834814)
+    assert close(labels + mutual, 60.798129538093704)
+
+
+def test_epsilon_smooths_both_distributions():
+    p, q = ((z.softmax(-1) + 0.1) / (1 + 5 * 0.1) for z in (ZS, ZT))
+    expected = (q * (q.log() - p.log())).sum(-1).mean()
+    assert close(kl(ZS, ZT, epsilon=0.1), float(expected), 1e-12)
+
+
+def test_epsilon_keeps_kl_finite_where_a_probability_is_zero():
+    student = torch.tensor([[500.0, -500.0]], requires_grad=True)
+    loss = kl(student, -student.detach(), epsilon=1e-8)
+    loss.backward()
+    assert close(loss, math.log((1 + 1e-8) / 1e-8), 1e-5)
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"epsilon": 0.01}, {"temperature": INFINITE, "squared": True}])
+def test_gradients_of_kl_are_those_of_its_values(options):
+    inputs = (ZS.clone().requires_grad_(), ZT.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda s, t: kl(s, t, **options), inputs)
 
 
 def test_logit_mse_equals_the_golden_value():
     assert close(mse(ZS, ZT), 2.367574522439)
+
+
+def test_logit_mse_summed_over_classes_is_the_mean_times_their_number():
+    rows = [sum(float(d) ** 2 for d in row) for row in ZS - ZT]
+    assert close(mse(ZS, ZT, reduction="sum"), sum(rows) / 4, 1e-12)
+    assert close(mse(ZS, ZT, reduction="sum"), 5 * 2.367574522439)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s, t: kl(s, t, epsilon=1e-8),
+        lambda s, t: kl(s, t, INFINITE, squared=True),
+        lambda s, t: mse(s, t),
+        lambda s, t: mse(s, t, reduction="sum"),
+    ],
+)
+def test_logits_with_views_in_front_give_the_mean_over_views(loss):
+    students, teachers = torch.stack([ZS, 2 * ZS]), torch.stack([ZT, ZT.flip(0)])
+    expected = (loss(ZS, ZT) + loss(2 * ZS, ZT.flip(0))) / 2
+    assert close(loss(students, teachers), float(expected), 1e-12)
 
 
 def test_nt_xent_equals_a_slow_loop_for_any_number_of_views():
@@ -132,6 +227,9 @@ def test_half_precision_is_computed_in_float32():
     assert similarity_kl(Z1.bfloat16(), Z2.bfloat16()).dtype == torch.float32
     assert nt_xent(Z1.bfloat16()).dtype == torch.float32
     assert kl(ZS.bfloat16(), ZT.bfloat16()).dtype == torch.float32
+    assert kl(ZS.bfloat16(), ZT.bfloat16(), epsilon=1e-8).dtype == torch.float32
+    assert kl(ZS.bfloat16(), ZT.bfloat16(), INFINITE, squared=True).dtype == torch.float32
+    assert mse(ZS.bfloat16(), ZT.bfloat16(), reduction="sum").dtype == torch.float32
 
 
 def test_zero_and_identical_embeddings_give_finite_losses_and_gradients():
@@ -142,8 +240,33 @@ def test_zero_and_identical_embeddings_give_finite_losses_and_gradients():
 
 
 @pytest.mark.parametrize(
-    "loss", [lambda: nt_xent(Z1[:1]), lambda: similarity_kl(Z1[0], Z2), lambda: kl(ZS, ZT[:, :4])]
+    "loss",
+    [
+        lambda: nt_xent(Z1[:1]),
+        lambda: similarity_kl(Z1[0], Z2),
+        lambda: kl(ZS, ZT[:, :4]),
+        lambda: kl(ZS, ZT[:1], INFINITE, squared=True),
+        lambda: mse(ZS, ZT[:1]),
+        lambda: mse(ZS, ZT[:1], reduction="sum"),
+    ],
 )
 def test_a_shape_that_does_not_fit_is_refused(loss):
     with pytest.raises(InputError):
+        loss()
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda: kl(ZS, ZT, 0), "a temperature above 0, not 0"),
+        (lambda: kl(ZS, ZT, -1.0, squared=True), "a temperature above 0, not -1.0"),
+        (lambda: kl(ZS, ZT, float("nan")), "a temperature above 0, not nan"),
+        (lambda: kl(ZS, ZT, -INFINITE, squared=True), "a temperature above 0, not -inf"),
+        (lambda: kl(ZS, ZT, INFINITE), "needs squared: true"),
+        (lambda: kl(ZS, ZT, epsilon=-1e-8), "an epsilon of 0 or more"),
+        (lambda: mse(ZS, ZT, reduction="row"), 'reduction is "row", but can be: mean, sum'),
+    ],
+)
+def test_an_option_without_meaning_is_refused_in_a_sentence(loss, says):
+    with pytest.raises(InputError, match=says):
         loss()

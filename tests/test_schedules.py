@@ -40,5 +40,24 @@ def test_exponential_ramp_equals_the_golden_values():
     assert [ramp(epoch) for epoch in range(1, 7)] == pytest.approx(golden, rel=1e-6)
 
 
+def test_exponential_ramp_by_epochs_equals_the_golden_values():
+    golden = [0.04076220397836619, 0.16529888822158656, 0.44932896411722145, 0.8187307530779819, 1.0, 1.0]
+    ramp = ExponentialRamp(peak=1.0, steps=300 * 7, length=5 / 300, epochs=300)
+    assert [ramp(7 * epoch) for epoch in range(6)] == pytest.approx(golden, rel=1e-6)
+
+
+def test_exponential_ramp_by_epochs_changes_at_the_first_step_of_each_epoch_only():
+    ramp = ExponentialRamp(peak=3.0, steps=10 * 7, length=0.5, epochs=10)
+    values = [ramp(index) for index in range(10 * 7)]
+    changes = [index for index in range(1, 70) if values[index] != values[index - 1]]
+    assert changes == [7, 14, 21, 28]
+    assert values[28:] == [3.0] * 42 and ramp(1000) == 3.0
+
+
+def test_exponential_ramp_of_no_length_is_its_peak_from_the_start():
+    assert ExponentialRamp(peak=2.0, steps=10, length=0.0)(0) == 2.0
+    assert ExponentialRamp(peak=2.0, steps=10, length=0.0, epochs=5)(0) == 2.0
+
+
 def test_a_plain_number_is_a_schedule():
     assert at(0.3, 17) == 0.3 and at(lambda i: math.sqrt(i), 16) == 4.0

@@ -5,12 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from ssl_kd import compare, study
 from ssl_kd.cli import main
+from ssl_kd.train import main as train
 
 QUICK = "peers={a: resnet8} epochs=1 batch_size=256 precision=float32 probe.knn=[1,20] probe.baselines=false"
 STUDY = f"""
@@ -101,6 +107,11 @@ def test_a_dry_run_lists_the_commands(capsys):
         (STUDY.replace("[solo, pair]", "[pair, sole]"), 'did you mean "solo"?'),
         (STUDY.replace("epochs=1", "epochs=1 seed=3"), "seed is filled in by the study"),
         (STUDY.replace("'method=simclr'", "3"), "options are a text or a list of texts"),
+        (STUDY.replace("epochs=1", "epochs=1 peers.a.weights=@solo"), "in a circle: solo -> solo"),
+        (
+            STUDY.replace("b: resnet8", "b: {backbone: resnet8, weights: @sola}"),
+            'study.yaml, group pair: "@sola" is no group; did you mean "solo"?',
+        ),
     ],
 )
 def test_what_cannot_be_studied_is_refused_before_any_run(text, sentence, capsys):
@@ -123,3 +134,137 @@ def test_the_command_says_what_it_takes(words, sentence, capsys):
     write()
     assert main(["study", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+# Groups that refer to others
+
+CHAIN = """
+groups:
+  student: ['method=simclr', 'peers={a: resnet8}', 'peers.a.weights=@middle']
+  middle: ['method=simclr', 'peers={a: resnet8}', 'peers.a.weights={run: @teacher, peer: a}']
+  plain: ['method=simclr', 'peers={a: resnet8}']
+  teacher: ['method=simclr', 'peers={a: resnet8}']
+seeds: 2
+"""
+
+
+class Trained:
+    """Takes the place of training and of comparing: writes down what was started and ended, and when."""
+
+    def __init__(self, monkeypatch, code: Callable[[str], int] = lambda name: 0) -> None:
+        self.said: list[str] = []
+        self.compared: list[list[str]] = []
+        self.code, self.lock, self.wait = code, threading.Lock(), 0.0
+        monkeypatch.setattr(study, "_train", self.train)
+        monkeypatch.setattr(compare, "main", self.compare)
+
+    def train(self, run: study.Planned, threads: int, logs: Path) -> int:
+        name, code = run.folder.name, self.code(run.folder.name)
+        with self.lock:
+            self.said.append(f"{name} begins")
+        time.sleep(self.wait if name.startswith("teacher") else 0)
+        if not code:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            (run.folder / "config.yaml").write_text("steps: null\nclasses: null\n")
+            (run.folder / "summary.json").write_text("{}")
+        with self.lock:
+            self.said.append(f"{name} ends")
+        return code
+
+    def compare(self, words: list[str]) -> int:
+        self.compared.append([Path(word).name for word in words if "=" not in word])
+        return 0
+
+    @property
+    def began(self) -> list[str]:
+        return [line.removesuffix(" begins") for line in self.said if line.endswith(" begins")]
+
+
+def test_each_run_comes_after_those_that_it_refers_to(monkeypatch, capsys):
+    write(CHAIN)
+    trained = Trained(monkeypatch)
+    assert main(["study", "study.yaml", "dry_run=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    order = [line.rpartition("/")[2] for line in lines]
+    assert order[:4] == ["teacher-0", "middle-0", "student-0", "plain-0"] and len(order) == 8
+    assert "'peers.a.weights={run: runs/study/teacher-0, peer: a}'" in lines[1]
+    assert "peers.a.weights=runs/study/middle-1" in lines[6]
+    assert main(["study", "study.yaml"]) == 0
+    assert trained.began == order
+
+
+def test_others_go_on_while_a_run_waits_for_what_it_refers_to(monkeypatch):
+    write(CHAIN)
+    trained = Trained(monkeypatch)
+    trained.wait = 0.3
+    assert main(["study", "study.yaml", "jobs=2"]) == 0
+    for seed in (0, 1):
+        moments = [trained.said.index(line) for line in (
+            f"teacher-{seed} ends", f"middle-{seed} begins", f"middle-{seed} ends", f"student-{seed} begins",
+        )]  # fmt: skip
+        assert moments == sorted(moments)
+    assert trained.said.index("plain-0 ends") < trained.said.index("teacher-0 ends")
+
+
+def test_what_others_refer_to_is_compared_only_as_a_base(monkeypatch):
+    write(CHAIN)
+    trained = Trained(monkeypatch)
+    assert main(["study", "study.yaml", "out=a"]) == 0
+    write(CHAIN + "base: [middle, plain]")
+    assert main(["study", "study.yaml", "out=b"]) == 0
+    with_base = ["middle-0", "student-0", "plain-0", "middle-1", "student-1", "plain-1"]
+    assert trained.compared == [["student-0", "plain-0", "student-1", "plain-1"], with_base, with_base]
+
+
+def test_a_failure_keeps_back_what_refers_to_it_and_the_same_command_goes_on(monkeypatch, capsys):
+    write(CHAIN)
+    trained = Trained(monkeypatch, lambda name: int(name == "teacher-0"))
+    assert main(["study", "study.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert trained.began == ["teacher-0", "plain-0", "teacher-1", "middle-1", "student-1", "plain-1"]
+    for name in ("middle-0", "student-0"):
+        assert f"{name}: not started, since teacher-0 failed" in said
+    assert "failed: teacher-0; not started because of that: middle-0, student-0; what they said" in said
+    assert trained.compared == [["plain-0", "student-1", "plain-1"]]
+
+    again = Trained(monkeypatch)
+    monkeypatch.setattr(study, "_same", lambda folder, config: None)
+    assert main(["study", "study.yaml"]) == 0
+    assert again.began == ["teacher-0", "middle-0", "student-0"]
+
+
+def test_groups_that_refer_to_each_other_in_a_circle_are_refused(capsys):
+    write(
+        CHAIN.replace(
+            "  teacher: ['method=simclr'", "  teacher: ['method=simclr', 'peers.a.weights=@student'"
+        )
+    )
+    assert main(["study", "study.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "in a circle: student -> middle -> teacher -> student" in said and said.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("place", ["me@teacher", "runs/@teacher/w.pt", "with a space@teacher"])
+def test_an_at_sign_inside_a_value_means_nothing(place, capsys):
+    write(CHAIN.replace("peers.a.weights=@middle", f"peers.a.weights={place}"))
+    assert main(["study", "study.yaml", "dry_run=true"]) == 0
+    assert f"peers.a.weights={place}" in capsys.readouterr().out
+
+
+def test_a_student_of_a_study_starts_with_what_its_teacher_has_learned(capsys):
+    common = ["method=simclr", *QUICK.split()[2:], "probe.linear=false"]
+    groups = {
+        "student": ["peers={a: {backbone: resnet8, weights: @teacher}}", "optim.rate=0.0"],
+        "teacher": ["peers={a: resnet8}"],
+    }
+    write(json.dumps({"common": common, "groups": groups}))
+    for run in study.read(Path("study.yaml"), Path("runs/s")).runs:  # as the processes of a study do it
+        assert train([*run.words]) == 0
+    files = [f"runs/s/{name}-0/checkpoints/last/cohort.safetensors" for name in ("teacher", "student")]
+    teacher, student = map(load_file, files)
+    learned = [key for key in teacher if key.endswith("weight")]
+    assert learned and all(torch.equal(teacher[key], student[key]) for key in learned)
+    capsys.readouterr()
+    assert main(["study", "study.yaml", "out=runs/s"]) == 0
+    assert "2 runs, 2 done before" in capsys.readouterr().out

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ssl_kd.errors import InputError
-from ssl_kd.losses import similarity_kl
+from ssl_kd.losses import kl, similarity_kl
 from ssl_kd.terms import Each, Edge, Mutual
+from tests.conftest import det
 
 
 def difference(student, teacher):
@@ -89,6 +90,18 @@ def test_mutual_can_be_a_ring_or_have_a_leader():
     assert names(Mutual("kl", difference, ["a", "b", "c"], "z", between="leader")) == ["kl/b<-a", "kl/c<-a"]
 
 
+def test_in_a_chain_each_learns_from_the_one_before_it_and_the_first_from_nobody():
+    term = Mutual("kl", difference, ["a", "b", "c"], "z", between="chain", weight=2.0)
+    assert names(term) == ["kl/b<-a", "kl/c<-b"]
+    said = outputs("a", "b", "c")
+    scalars = term(said, {}, 0)
+    assert [(float(raw.detach()), weight) for raw, weight in scalars.values()] == [(1, 2), (1, 2)]
+    scalars["kl/b<-a"][0].backward()
+    assert said["a"]["z"].grad is None and said["b"]["z"].grad is not None
+    assert names(Mutual("kl", difference, ["a", "b"], "z", between="chain")) == ["kl/b<-a"]
+    assert Mutual("kl", difference, ["a"], "z", between="chain").links() == []
+
+
 def test_mutual_joins_heads_same_cross_or_dense():
     def edges(heads):
         return names(Mutual("kl", difference, ["a", "b"], ["x", "y"], heads=heads))
@@ -96,6 +109,22 @@ def test_mutual_joins_heads_same_cross_or_dense():
     assert edges("same") == ["kl/a.x<-b.x", "kl/a.y<-b.y", "kl/b.x<-a.x", "kl/b.y<-a.y"]
     assert edges("cross") == ["kl/a.x<-b.y", "kl/a.y<-b.x", "kl/b.x<-a.y", "kl/b.y<-a.x"]
     assert len(edges("dense")) == 8
+
+
+def test_dense_heads_summed_equal_dcms_golden_value():
+    def smoothed(student, teacher):
+        return kl(student, teacher, epsilon=1e-8)
+
+    logits = [3 * det((4, 10), 0.37 + 0.11 * i, 0.2 * i) for i in range(6)]
+    heads = ["low", "middle", "last"]
+    said = {
+        "a": dict(zip(heads, logits[:3], strict=True)),
+        "b": dict(zip(heads, logits[3:], strict=True)),
+    }
+    term = Mutual("kl", smoothed, ["a", "b"], heads, heads="dense", reduce="sum")
+    scalars = term(said, {}, 0)
+    total = sum(float(raw) * weight for raw, weight in scalars.values())
+    assert len(scalars) == 18 and total == pytest.approx(41.708133657834814, rel=1e-6)
 
 
 def test_mutual_may_learn_with_one_output_and_show_another_per_peer():
@@ -124,7 +153,10 @@ def test_mutual_of_one_peer_has_no_edge():
             lambda: Mutual("kl", difference, ["a", "b"], "z", weight={"a<-c": 1.0}),
             "the edges are: a<-b, b<-a",
         ),
-        (lambda: Mutual("kl", difference, ["a", "b"], "z", between="star"), "can be: all, ring, leader"),
+        (
+            lambda: Mutual("kl", difference, ["a", "b"], "z", between="star"),
+            "can be: all, ring, chain, leader",
+        ),
         (lambda: Mutual("kl", difference, ["a", "b"], {"a": "z"}), 'no output is named for peer "b"'),
         (lambda: Mutual("kl", difference, ["a", "b"], {"a": ["x", "y"], "b": "x"}), "only heads: dense"),
         (lambda: Each("x", difference, ["ghost"], "z")(outputs("a", "b"), {}, 0), "there are: a, b"),

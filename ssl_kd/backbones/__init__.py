@@ -15,6 +15,7 @@ from ssl_kd.errors import InputError, nearest
 
 _CIFAR = ["resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
 _VISION = ["resnet18", "resnet34", "resnet50", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2"]
+_MOBILE = ["mobilenet_v1"]
 _WRN = re.compile(r"wrn-(\d+)-(\d+)")
 
 
@@ -22,6 +23,7 @@ class Backbone(nn.Module):
     """A network behind its normalisation.
 
     net: net(images, stages) -> (embedding (N, width), {stage: map (N, C, H, W)} of the asked-for stages).
+        Where it also has `remainder(stage)`, that builds what `self.remainder` gives, or None if it cannot.
     mean, std: of the pixels in [0, 1], one number or one per channel; buffers, so a checkpoint has them.
     """
 
@@ -58,11 +60,35 @@ class Backbone(nn.Module):
 
         Raises InputError for a stage that is not in `stage_channels`.
         """
+        self._check(stages)
+        return self.net(self._normalise(images), tuple(stages))
+
+    def remainder(self, stage: str) -> tuple[nn.Module, int]:
+        """The network's own blocks after a stage, freshly initialised, and the width of what they give.
+
+        The module maps that stage's (N, C, H, W) -> pooled features (N, width), and shares nothing with the
+        backbone. The small networks' blocks are DCM's (Yao and Sun 2020): fewer or wider than the backbone's.
+        Raises InputError for an unknown stage, for the last, and where the network cannot build them.
+        """
+        self._check([stage])
+        if stage == list(self.stage_channels)[-1]:
+            raise InputError(
+                f'{self.name} has no blocks after "{stage}", its last stage; take an earlier one'
+            )
+        build = getattr(self.net, "remainder", None)
+        rest = build(stage) if build else None
+        if rest is None:
+            raise InputError(
+                f"{self.name} cannot build its blocks after a stage again; take the light exit "
+                "(ssl_kd.exits.light)"
+            )
+        return rest
+
+    def _check(self, stages: Collection[str]) -> None:
         unknown = [stage for stage in stages if stage not in self.stage_channels]
         if unknown:
             those = ", ".join(self.stage_channels) or "none"
             raise InputError(f'{self.name} has no stage "{unknown[0]}"; its stages: {those}')
-        return self.net(self._normalise(images), tuple(stages))
 
     def _normalise(self, images: Tensor) -> Tensor:
         # One channel would broadcast to three, and bytes would pass as floats up to 255: both without a word.
@@ -103,7 +129,7 @@ def create(
 
 def names() -> list[str]:
     """Our own names ("wrn-16-2": any wrn-DEPTH-WIDTH); `create` takes the names of timm as well."""
-    return sorted([*_CIFAR, *_VISION, "wrn-16-2"])
+    return sorted([*_CIFAR, *_MOBILE, *_VISION, "wrn-16-2"])
 
 
 def _build(name: str, channels: int, size: int, options: dict) -> tuple[nn.Module, int, dict[str, int]]:
@@ -115,6 +141,11 @@ def _build(name: str, channels: int, size: int, options: dict) -> tuple[nn.Modul
             net = cifar.wide_resnet(int(wide[1]), int(wide[2]), channels, **options)
         else:
             net = cifar.resnet(int(name.removeprefix("resnet")), channels, **options)
+        return net, net.width, net.stage_channels
+    if name in _MOBILE:
+        from ssl_kd.backbones import mobile
+
+        net = mobile.mobilenet(channels, **options)
         return net, net.width, net.stage_channels
     if name in _VISION:
         from ssl_kd.backbones import vision

@@ -1,19 +1,29 @@
 """Networks made for 32-pixel images: ResNet-(6n+2) and WRN-(6n+4)-k.
 
 Sources: He et al. 2016, "Deep residual learning", section 4.2; Zagoruyko and Komodakis 2016, "Wide residual
-networks"; He et al. 2015, "Delving deep into rectifiers" (the initialisation, fan-out form).
+networks"; He et al. 2015, "Delving deep into rectifiers" (the initialisation, fan-out form); Yao and Sun
+2020, "Knowledge transfer via dense cross-layer mutual-distillation" (DCM: the blocks of exits).
 """
 
-from collections.abc import Collection, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
 
+Net = TypeVar("Net", bound=nn.Module)
+
 
 class Staged(nn.Module):
-    """stem -> stages, whose maps can be asked for -> tail -> mean over the pixels."""
+    """stem -> stages, whose maps can be asked for -> tail -> mean over the pixels.
+
+    remainder: builds what `self.remainder` gives, where that is no copy of the later stages. A module-level
+        function, with `partial`: it copies and pickles with the network, unlike a closure.
+    """
 
     def __init__(
         self,
@@ -22,6 +32,7 @@ class Staged(nn.Module):
         stage_channels: Mapping[str, int],
         width: int,
         tail: nn.Module | None = None,
+        remainder: Callable[[str], tuple[nn.Module, int]] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -29,6 +40,7 @@ class Staged(nn.Module):
         self.tail = tail or nn.Identity()
         self.width = width
         self.stage_channels = dict(stage_channels)
+        self._remainder = remainder
 
     def forward(self, x: Tensor, stages: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """x: (N, C, H, W), normalised. The embedding (N, width) and the asked-for maps (N, C, H, W)."""
@@ -39,6 +51,13 @@ class Staged(nn.Module):
             if name in stages:
                 maps[name] = x
         return self.tail(x).mean((2, 3)), maps
+
+    def remainder(self, stage: str) -> tuple[nn.Module, int]:
+        """The blocks after that stage, freshly initialised: (N, C, H, W) -> (N, width), and that width."""
+        if self._remainder is not None:
+            return self._remainder(stage)
+        later = list(self.stages).index(stage) + 1
+        return pooled([anew(part) for part in [*list(self.stages.values())[later:], self.tail]]), self.width
 
 
 class BasicBlock(nn.Module):
@@ -93,7 +112,8 @@ def resnet(depth: int, channels: int = 3, base: int = 16) -> Staged:
         "stage2": _stage(BasicBlock, blocks, base, 2 * base, 2),
         "stage3": _stage(BasicBlock, blocks, 2 * base, 4 * base, 2),
     }
-    return _initialise(Staged(stem, stages, counts, 4 * base))
+    rest = partial(_remainder, BasicBlock, blocks, (base, 2 * base, 4 * base))
+    return _initialise(Staged(stem, stages, counts, 4 * base, remainder=rest))
 
 
 def wide_resnet(depth: int, widen: int, channels: int = 3) -> Staged:
@@ -114,7 +134,45 @@ def wide_resnet(depth: int, widen: int, channels: int = 3) -> Staged:
         "stage3": last,
     }
     counts = {"stage1": narrow, "stage2": middle, "stage3": wide}
-    return _initialise(Staged(_conv(channels, 16, 3), stages, counts, wide))
+    rest = partial(_remainder, WideBlock, blocks, (narrow, middle, wide))
+    return _initialise(Staged(_conv(channels, 16, 3), stages, counts, wide, remainder=rest))
+
+
+def pooled(parts: Sequence[nn.Module]) -> nn.Sequential:
+    """The parts in a row, then the mean over the pixels: (N, C, H, W) -> (N, C')."""
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def anew(module: Net) -> Net:
+    """A copy that shares nothing, in training mode and trainable, whatever the original is.
+
+    Initialised by each part's `reset_parameters`; parameters of a part without it keep their values.
+    """
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return copied.train().requires_grad_(True)
+
+
+def _remainder(
+    block: type[nn.Module], blocks: int, counts: tuple[int, int, int], stage: str
+) -> tuple[nn.Module, int]:
+    """DCM's exits: after stage1 both later stages, the last of half its blocks; after stage2 a wider last."""
+    narrow, middle, wide = counts
+    if stage == "stage1":
+        width = wide
+        parts = [
+            _stage(block, blocks, narrow, middle, 2),
+            _stage(block, max(1, blocks // 2), middle, wide, 2),
+        ]
+    else:
+        width = 2 * wide
+        parts = [_stage(block, blocks, middle, width, 2)]
+    if block is WideBlock:  # which ends in a raw sum
+        parts[-1].extend([nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+    return _initialise(pooled(parts)), width
 
 
 def _blocks_per_stage(family: str, depth: int, extra: int) -> int:
@@ -135,7 +193,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-def _initialise(net: Staged) -> Staged:
+def _initialise(net: Net) -> Net:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

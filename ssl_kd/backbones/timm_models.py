@@ -21,6 +21,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ssl_kd.backbones.cifar import anew
 from ssl_kd.errors import InputError
 
 SMALL = 64  # pixels; above, timm's own stem
@@ -42,6 +43,7 @@ class TimmNet(nn.Module):
         super().__init__()
         self.model: Any = model  # timm's models share methods, not a class
         self.stage_channels: dict[str, int] = {}
+        self._last = torch.Size()  # of the last map
         with _dry(model):
             embedding = self._embed(self.model.forward_features(image))
             self.width = embedding.shape[1]
@@ -49,6 +51,7 @@ class TimmNet(nn.Module):
             # A model whose two passes differ cannot give maps and embedding of one pass.
             if maps and torch.equal(self._embed(again), embedding):
                 self.stage_channels = {f"stage{i}": m.shape[1] for i, m in enumerate(maps, 1)}
+                self._last = maps[-1].shape
         _drop_unused(self, image)
 
     def forward(self, x: Tensor, stages: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
@@ -59,8 +62,41 @@ class TimmNet(nn.Module):
         last, maps = self.model.forward_intermediates(x, indices=indices, output_fmt="NCHW")
         return self._embed(last), {f"stage{i + 1}": m for i, m in zip(indices, maps, strict=True)}
 
+    def remainder(self, stage: str) -> tuple[nn.Module, int] | None:
+        """A ViT's blocks after that stage and its norms, freshly initialised, and their width.
+
+        None where the stages are not blocks that read tokens and nothing else (positions, class tokens).
+        """
+        later = list(self.stage_channels).index(stage) + 1
+        model = self.model
+        blocks = getattr(model, "blocks", ())
+        whole = len(blocks) == len(self.stage_channels) and hasattr(model, "norm")
+        if not whole or getattr(model, "rope", None) is not None:
+            return None
+        after = getattr(model, "fc_norm", nn.Identity())
+        rest = anew(_Tokens(nn.Sequential(*blocks[later:], model.norm), after))
+        if hasattr(model, "_init_weights"):  # timm's ViTs: more than each layer's own initialisation
+            rest.apply(model._init_weights)
+        pixels = torch.zeros(self._last, device=next(rest.parameters()).device)
+        with suppress(*_UNFIT), _dry(rest):
+            return rest, rest(pixels).shape[1]
+        return None
+
     def _embed(self, features: Tensor) -> Tensor:
         return self.model.forward_head(features, pre_logits=True).flatten(1)
+
+
+class _Tokens(nn.Module):
+    """The pixels of a map as tokens, through blocks, their mean, a norm."""
+
+    def __init__(self, blocks: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W). Features (N, C)."""
+        return self.norm(self.blocks(x.flatten(2).transpose(1, 2)).mean(1))
 
 
 def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmNet:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.config import learners
+from ssl_kd.cast import learners
 
 _LEARNING = (
     3  # forward, and the gradients of what came in and of the weights, each as dear as the forward pass
@@ -15,14 +15,15 @@ _LEARNING = (
 
 
 def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]]) -> tuple[float, str]:
-    """Multiply-adds of the backbones over a whole training, or NaN and the reason.
+    """Multiply-adds of the networks over a whole training, or NaN and the reason.
 
     runs: (config, summary) of runs that differ in their seed alone. Counted is the forward pass of each peer
     for every image and view that it sees, three times for those that learn (four with grad_cache, which runs
-    it twice). Heads, losses and views are left out: what is compared is the networks' share.
+    it twice), with its heads: exits may cost as much as a network. Losses and views are left out.
     """
     config = runs[0][0]
-    known = [summary["macs"] for _, summary in runs if summary.get("macs")]
+    kept = [summary.get("training_macs") or summary.get("macs") for _, summary in runs]
+    known = [macs for macs in kept if macs]
     try:
         forward = known[0] if known else _forward_macs(config)
         steps = config.get("steps") or runs[0][1]["steps"]
@@ -62,11 +63,8 @@ def _forward_macs(config: DictConfig) -> dict[str, int]:
 @cache
 def _built(parts: str, channels: int) -> dict[str, int]:
     from ssl_kd.build import build_cohort
-    from ssl_kd.cost import macs
+    from ssl_kd.cost import training_macs
 
     config = OmegaConf.create(json.loads(parts))
     shape = (channels, int(config.data.size), int(config.data.size))
-    backbones = {
-        name: getattr(peer, "backbone", None) for name, peer in build_cohort(config, shape).peers.items()
-    }
-    return {name: macs(network, shape) for name, network in backbones.items() if network is not None}
+    return training_macs(build_cohort(config, shape), shape)

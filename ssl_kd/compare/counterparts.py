@@ -4,11 +4,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_kd.cast import learners
 from ssl_kd.compare.groups import Group
 from ssl_kd.compare.notes import equal_compute
 from ssl_kd.compare.runs import Entry
 from ssl_kd.compare.scores import scores
-from ssl_kd.config import learners
 from ssl_kd.errors import InputError
 
 

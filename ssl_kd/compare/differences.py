@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ssl_kd.cast import learners
 from ssl_kd.compare import notes as say
 from ssl_kd.compare.comparable import check_comparable
 from ssl_kd.compare.counterparts import alike, counterparts, nothing_in_common
 from ssl_kd.compare.groups import Group, groups
 from ssl_kd.compare.runs import read
 from ssl_kd.compare.scores import ENSEMBLE, scored
-from ssl_kd.config import learners
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.intervals import interval
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ssl_kd.config import differences, learners
+from ssl_kd.cast import learners
+from ssl_kd.config import differences
 
 if TYPE_CHECKING:
     from ssl_kd.compare.differences import Difference
@@ -52,8 +53,8 @@ def costs(group: "Group", base: "Group", rivals: Sequence[str]) -> list[str]:
 def networks(group: "Group") -> str:
     """`trains two networks`, `trains one network and runs one more`."""
     peers = group.runs[0].config.peers
-    count = len(learners(peers))
-    others = sum("backbone" in peer for peer in peers.values()) - count
+    count = sum("backbone" in peers[name] and not peers[name].get("sees") for name in learners(peers))
+    others = sum("backbone" in peer and not peer.get("sees") for peer in peers.values()) - count
     said = f"trains {_word(count)} network" + ("s" if count != 1 else "")
     return f"{said} and runs {_word(others)} more" if others > 0 else said
 

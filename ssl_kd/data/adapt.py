@@ -46,9 +46,9 @@ def subset(source: Source, positions: Sequence[int] | np.ndarray | torch.Tensor)
     if at.min() < 0 or at.max() >= len(source):
         worst = at.min() if at.min() < 0 else at.max()
         raise InputError(f"there is no image {worst} in a source of {len(source)}, which count from 0")
-    labels = source.labels[at] if source.labels is not None else None
     if isinstance(source, Arrays):
-        return Arrays(source.images[at], labels, source.classes)
+        return source.part(at)
+    labels = source.labels[at] if source.labels is not None else None
     if isinstance(source, Recoloured):
         return replace(source, source=subset(source.source, at))
     if isinstance(source, Subset):

@@ -44,11 +44,16 @@ class Source(Protocol):
 
 @dataclass(eq=False)
 class Arrays:
-    """Images in memory: uint8 (N, C, H, W), labels int64 (N,) or None."""
+    """Images in memory: uint8 (N, C, H, W), labels int64 (N,) or None.
+
+    at: where they lie (N,) among the `of` images that they were chosen from; None for all there were.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    at: np.ndarray | None = None
+    of: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or len(self.images) == 0:
@@ -68,6 +73,12 @@ class Arrays:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.images[i]
+
+    def part(self, at: np.ndarray) -> "Arrays":
+        """A copy of the images at positions `at` (M,)."""
+        labels = self.labels[at] if self.labels is not None else None
+        place = at if self.at is None else self.at[at]
+        return Arrays(self.images[at], labels, self.classes, place, self.of or len(self))
 
 
 class Stored(Protocol):
@@ -301,7 +312,7 @@ def _limited(source: Any, limit: int | None) -> Any:
 
 
 def _chosen(source: Any, at: np.ndarray) -> Any:
-    labels = source.labels[at] if source.labels is not None else None
     if isinstance(source, Arrays):
-        return Arrays(source.images[at], labels, source.classes)
+        return source.part(at)
+    labels = source.labels[at] if source.labels is not None else None
     return replace(source, labels=labels, at=at if source.at is None else source.at[at])

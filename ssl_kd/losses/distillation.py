@@ -1,5 +1,6 @@
 """Losses between a student and a teacher."""
 
+import math
 from typing import Literal
 
 import torch
@@ -49,26 +50,71 @@ def _log_similarity(rows: Tensor, columns: Tensor, temperature: float, gather: b
     return (unit(rows) @ every.T / temperature).log_softmax(1)
 
 
-def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, squared: bool = False) -> Tensor:
+def kl(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    squared: bool = False,
+    epsilon: float = 0.0,
+) -> Tensor:
     """KL(teacher || student) of softmax(logits / temperature): sum over classes, mean over the rest.
 
     student, teacher: logits (..., K). squared: times temperature^2, which keeps the gradient's size (Hinton
         et al. 2015).
-    Source: Zhang et al. 2018 (DML), temperature 1.
+    temperature: inf (in YAML .inf) is the limit of the squared form, |d|^2 / (2 K) - (sum d)^2 / (2 K^2) with
+        d = student - teacher: MSE that leaves the student's mean logit free (Kim et al. 2021).
+    epsilon: both distributions are (p + epsilon) / (1 + K epsilon), 1e-8 in DCM.
+    Source: Zhang et al. 2018 (DML), temperature 1; Yao & Sun 2020 (DCM), with epsilon.
     """
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"KL compares equal shapes; the student gave {tuple(student.shape)}, "
-            f"the teacher {tuple(teacher.shape)}"
-        )
-    log_p = (full(student) / temperature).log_softmax(-1)
-    log_q = (full(teacher) / temperature).log_softmax(-1)
+    _check_shapes("KL", student, teacher)
+    if not temperature > 0:
+        raise InputError(f"KL needs a temperature above 0, not {temperature}")
+    if not 0 <= epsilon < math.inf:
+        raise InputError(f"KL needs an epsilon of 0 or more, not {epsilon}")
+    classes = student.shape[-1]
+    if math.isinf(temperature):
+        if not squared:
+            raise InputError(
+                "KL at infinite temperature needs squared: true, since without temperature^2 it is 0"
+            )
+        difference = full(student) - full(teacher)
+        # The formula is half a variance; written as one, a large mean does not cancel in it.
+        # Smoothing shrinks what remains of both distributions, their distance from uniform, by 1 + K epsilon.
+        return difference.var(-1, correction=0).mean() / (2 * (1 + classes * epsilon) ** 2)
+    log_p = _smoothed((full(student) / temperature).log_softmax(-1), epsilon)
+    log_q = _smoothed((full(teacher) / temperature).log_softmax(-1), epsilon)
     loss = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1).mean()
     return loss * temperature**2 if squared else loss
 
 
-def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over all elements, e.g. of logits (Kim et al. 2021)."""
+def _smoothed(log_p: Tensor, epsilon: float) -> Tensor:
+    """log of (p + epsilon) / (1 + K epsilon), exact where p is below what its precision can hold."""
+    if not epsilon:
+        return log_p
+    smoothed = torch.logaddexp(log_p, log_p.new_full((), math.log(epsilon)))
+    return smoothed - math.log1p(log_p.shape[-1] * epsilon)
+
+
+def _check_shapes(loss: str, student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"{loss} compares equal shapes; the student gave {tuple(student.shape)}, "
+            f"the teacher {tuple(teacher.shape)}"
+        )
+
+
+def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Squared difference, e.g. of logits.
+
+    student, teacher: (..., K), equal shapes.
+    reduction: mean is over all elements, as in the code of Kim et al. 2021; sum is over the classes, then
+        the mean over rows, as in their paper: K times as much.
+    """
+    _check_shapes("MSE", student, teacher)
+    if reduction not in ("mean", "sum"):
+        raise InputError(f'reduction is "{reduction}", but can be: mean, sum')
+    if reduction == "sum":
+        return (full(student) - full(teacher)).square().sum(-1).mean()
     return F.mse_loss(full(student), full(teacher))
 
 

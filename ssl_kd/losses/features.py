@@ -1,0 +1,104 @@
+"""Losses between feature maps, and the attention shift that keeps peers apart (Li et al. 2022, FFSD)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_kd.errors import InputError
+from ssl_kd.losses.rows import full, unit
+
+
+def attention(maps: Tensor) -> Tensor:
+    """Where a map is active: the mean over channels of its squares.
+
+    maps: (..., C, H, W). Returns (..., H, W), in full precision.
+    Source: Li et al. 2022 (FFSD), after Zagoruyko & Komodakis 2017.
+    """
+    return full(maps).square().mean(-3)
+
+
+def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of whole maps, each sample at length 1: the mean over all elements, not their sum.
+
+    student, teacher: (..., C, H, W), equal shapes.
+    Source: Li et al. 2022 (FFSD), the authors' D. The mean hides a factor 1 / (C * H * W), hence weights like
+    1000.
+    """
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"the feature distance compares equal shapes; the student gave {tuple(student.shape)}, "
+            f"the teacher {tuple(teacher.shape)}"
+        )
+    return (unit(student.flatten(-3)) - unit(teacher.flatten(-3))).square().mean()
+
+
+def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of two attentions, each sample at length 1, mean over all elements.
+
+    student, teacher: (..., C, H, W); C may differ. Where the grids differ, the attention of the larger one is
+        brought to the smaller (H, W) by adaptive average pooling, which the source does not need.
+    Source: Li et al. 2022 (FFSD), the authors' D of attentions. The mean hides a factor 1 / (H * W).
+    """
+    a, b = _attentions(student, teacher)  # (..., H * W) both
+    return (unit(a) - unit(b)).square().mean()
+
+
+def diversity(student: Tensor, previous: Tensor) -> Tensor:
+    """Pulls the student's attention to where that of the previous student is weak; mean over all elements.
+
+    student, previous: (..., C, H, W) with H * W >= 3; C may differ, and grids as in `attention_distance`: the
+        shift is computed on the smaller one.
+    The student's side has length 1 per sample, the target has not: the pull grows with the previous student's
+    features, and only a weight like 1e-5 tames it.
+    Source: Li et al. 2022 (FFSD), as in the authors' code.
+    """
+    a, b = _attentions(student, previous)  # (..., H * W) both
+    _, _, target = _shift(b)
+    return (unit(a) - target).square().mean()
+
+
+def shifted(maps: Tensor) -> Tensor:
+    """The maps with their attention shifted: n * (s - h) / C is added to each of the C channels.
+
+    maps: (..., C, H, W) with H * W >= 3. Returns the same shape, in full precision.
+    n: length of a sample's attention; h: that attention at length 1; s: the target of `diversity`.
+    Source: Li et al. 2022 (FFSD), what the self-distillation of a student reads.
+    """
+    channels, height, width = maps.shape[-3:]
+    n, h, s = _shift(attention(maps).flatten(-2))
+    correction = (n * (s - h) / channels).unflatten(-1, (height, width))
+    return full(maps) + correction.unsqueeze(-3)
+
+
+def _attentions(student: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both attentions as rows (..., H * W) of one grid, the smaller of the two along each axis."""
+    if student.shape[:-3] != other.shape[:-3]:
+        raise InputError(
+            f"attentions are compared sample by sample; the student's maps are {tuple(student.shape)}, "
+            f"the others {tuple(other.shape)}"
+        )
+    grid = (min(student.shape[-2], other.shape[-2]), min(student.shape[-1], other.shape[-1]))
+    a, b = (_pooled(attention(maps), grid).flatten(-2) for maps in (student, other))
+    return a, b
+
+
+def _pooled(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """x: (..., H, W), averaged over the cells of `grid`; left alone if it is on that grid already."""
+    if x.shape[-2:] == grid:
+        return x
+    flat = x.reshape(-1, *x.shape[-2:])  # pooling takes one leading axis
+    return F.adaptive_avg_pool2d(flat, grid).reshape(*x.shape[:-2], *grid)
+
+
+def _shift(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """n, h, s of attentions a (..., N): their lengths (..., 1), themselves at length 1, and the shifted ones.
+
+    With t the floor(N / 3)-th smallest of h: s = n - h above t, n / 2 at t, h below. So the upper two thirds
+    are turned over, in the scale of n, which is that of the raw map.
+    """
+    third = a.shape[-1] // 3
+    if third < 1:
+        raise InputError(f"the attention shift needs maps of 2 x 2 or more; it got {a.shape[-1]} element(s)")
+    n, h = torch.linalg.vector_norm(a, dim=-1, keepdim=True), unit(a)
+    t = h.sort(-1).values[..., third - 1, None]  # every device has sort; not all have kthvalue
+    return n, h, torch.where(h > t, n - h, torch.where(h < t, h, n / 2))
