@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from ssl_kd.cache import Cache
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data
 from ssl_kd.data.adapt import hold_out
@@ -42,6 +44,13 @@ class Feed:
         for index, raw in enumerate(self.loader(start), start):
             parts = [self.recipe(part, index) for part in split(raw, self.accumulate)]
             yield parts if self.accumulate > 1 else parts[0]
+
+    def once(self) -> Iterator[Batch]:
+        """Every image once, as views of step 0; parts of a batch one after the other."""
+        loader: Any = self.loader
+        for raw in loader.once():
+            for part in split(raw, self.accumulate):
+                yield self.recipe(part, 0)
 
 
 def check_options(config: DictConfig) -> None:
@@ -191,6 +200,48 @@ def build_batches(
     return Feed(loader, recipe, config.accumulate), loader.steps_per_epoch
 
 
+def build_cache(
+    config: DictConfig,
+    cohort: Cohort,
+    recipe: Callable[..., Batch],
+    count: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> Cache | None:
+    """What looks up the outputs of the peers with `cache: true`; None where there are none.
+
+    count: images. context: what peers run in. Raises InputError for peers and views that change.
+    """
+    names = []
+    for name, node in config.peers.items():
+        where, wanted = f"peers.{name}.cache", node.get("cache", False)
+        if not isinstance(wanted, bool):
+            raise InputError(f'{where} must be true or false, and "{wanted}" is not')
+        if not wanted:
+            continue
+        peer = cohort.peers[str(name)]
+        if name not in cohort.frozen:
+            raise InputError(f"{where}: only what a frozen peer says stays the same; leave cache out")
+        if _reads(peer):
+            raise InputError(f'{where}: "{name}" reads what other peers say, which changes; leave cache out')
+        if not getattr(recipe, "fixed", False):
+            what = str(config.recipe.get("_target_", "")).rsplit(".", 1)[-1]
+            raise InputError(
+                f"{where}: the views of {what} are not a function of the image alone, so what is said of "
+                "them cannot be kept; take recipe=plain, or leave cache out"
+            )
+        names.append(str(name))
+    if not names:
+        return None
+    peers = dict(cohort.peers.items())
+    taken = _taken(peers)
+    declared = all(isinstance(peer, Encoder) or hasattr(peer, "reads") for peer in peers.values())
+    wanted = {
+        name: {*cohort.returns[name], *taken[name]} if cohort.returns is not None and declared else None
+        for name in names
+    }
+    return Cache(cohort, wanted, count, context)
+
+
 def _returns(
     peers: dict[str, nn.Module], terms: Sequence[Term] | None, idle: Collection[str] = ()
 ) -> dict[str, list[str]] | None:
@@ -234,9 +285,8 @@ def _taken(peers: dict[str, nn.Module]) -> dict[str, set[str]]:
     taken: dict[str, set[str]] = {name: set() for name in peers}
     before: list[str] = []
     for name, peer in peers.items():
-        reads: Any = peer.sees if isinstance(peer, Encoder) else getattr(peer, "reads", ())
-        for address in [reads] if isinstance(reads, str) else list(reads):
-            owner, _, output = str(address).partition(".")
+        for address in _reads(peer):
+            owner, _, output = address.partition(".")
             if owner not in before:
                 raise InputError(
                     f'"{name}" reads "{address}", and the peers before it are: {", ".join(before) or "none"}'
@@ -247,6 +297,12 @@ def _taken(peers: dict[str, nn.Module]) -> dict[str, set[str]]:
             taken[owner].add(output)
         before.append(name)
     return taken
+
+
+def _reads(peer: nn.Module) -> list[str]:
+    """The addresses of what a peer reads of other peers."""
+    reads: Any = peer.sees if isinstance(peer, Encoder) else getattr(peer, "reads", ())
+    return [reads] if isinstance(reads, str) else [str(address) for address in reads]
 
 
 def _words(node: Any) -> set[str]:

@@ -32,7 +32,7 @@ def named(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
     for name, own in dict(peers).items():
         if str(name) in ("all", *_PLACES):
             raise InputError(f'"{name}" cannot name a peer: it stands for others in a method')
-        own = _described(own)
+        own = described(own)
         peer = OmegaConf.create({} if "_target_" in own else OmegaConf.to_container(template))
         overlay(peer, own)
         if separate:
@@ -56,7 +56,7 @@ def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[st
             full = f"{own}_{name}" if own else str(name)
             if full in peers:
                 raise InputError(f'"{full}" cannot name a peer: the method has one of that name')
-            peer = _described(_filled(OmegaConf.to_container(node), place, everyone))
+            peer = described(_filled(OmegaConf.to_container(node), place, everyone))
             like = peers.get(str((peer.get("follow") or {}).get("leader")))
             if like is not None and "backbone" not in peer:  # a follower is what its leader is
                 peer = OmegaConf.merge(
@@ -113,9 +113,13 @@ def overlay(base: DictConfig, new: DictConfig) -> None:
             base[key] = value
 
 
-def _described(own: Any) -> DictConfig:
+def described(own: Any) -> DictConfig:
     """A peer's own options; a backbone by its name becomes a node."""
-    own = OmegaConf.create({"backbone": own} if isinstance(own, str) else own)
+    own = (
+        own
+        if isinstance(own, DictConfig)
+        else OmegaConf.create({"backbone": own} if isinstance(own, str) else own)
+    )
     if isinstance(own.get("backbone"), str):
         own.backbone = {"_target_": "ssl_kd.backbones.create", "name": own.backbone}
     elif own.get("backbone") is not None and "_target_" not in own.backbone:

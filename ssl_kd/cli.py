@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ssl_kd.errors import guarded
 
-COMMANDS = ("train", "show", "timing", "study", "compare", "report")
+COMMANDS = ("train", "show", "timing", "study", "compare", "report", "export")
 PROBES = ("knn", "linear", "few_labels", "linear_sgd", "finetune", "robustness", "transfer", "health")
 
 HELP = """ssl-kd: small networks that learn together, without labels
@@ -20,6 +20,7 @@ HELP = """ssl-kd: small networks that learn together, without labels
   ssl-kd study study.yaml                                   methods x seeds from one file, then compared
   ssl-kd compare runs/solo-* runs/pair-*                    did the peers help? differences, paired by seed
   ssl-kd report run=runs/a                                  the run as one HTML page
+  ssl-kd export run=runs/a peer=resnet20_1                  the network to deploy, as safetensors
   ssl-kd PROBE run=runs/a                                   one more score of a run's checkpoint; the probes:
       knn, linear             nearest neighbours; a linear probe
       few_labels              a linear probe on 1 %, 10 %, and 1, 5, 10 labels per class
@@ -79,6 +80,11 @@ def _main(words: list[str]) -> int:
         from ssl_kd.report import main as report
 
         return report(rest)
+    if command == "export":
+        from ssl_kd.config import options
+        from ssl_kd.export import main as export
+
+        return export(options(rest))
     if command in PROBES:
         return probe(command, rest)
     if command == "--version":

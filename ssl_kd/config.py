@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from ssl_kd.cast import add_others, expand_all, expand_pairs, named, overlay
+from ssl_kd.cast import add_others, described, expand_all, expand_pairs, named, overlay
 from ssl_kd.errors import InputError, nearest
 
 GROUPS = ("method", "data", "recipe", "optim")
@@ -29,6 +30,7 @@ PEER_KEYS = (
     "lr_scale",
     "weights",
     "optim",
+    "cache",
 )
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
@@ -72,7 +74,12 @@ def compose(words: Sequence[str]) -> DictConfig:
                 f'the method {config.method} has no preset "{preset}"; {nearest(str(preset), list(presets))}'
             )
         overlay(config, presets[preset])
-    later = [item for item in assigned if item[0].startswith(("peers.", "~peers."))]
+    whole = isinstance(config.peers, DictConfig) and [f"peers.{name}" for name in config.peers]
+    later = [
+        item
+        for item in assigned
+        if item[0].startswith(("peers.", "~peers.")) and item[0] not in (whole or ())
+    ]
     for key, value in (item for item in assigned if item not in later):
         _assign(config, key, value)
     separate = bool(config.separate_views)
@@ -164,7 +171,7 @@ def _hydra(picked: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
             full = hydra_compose("config", overrides=[*picked, *search], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the config files do not fit together: {' '.join(str(error).split())}") from error
     chosen = full.hydra.runtime.choices
     config = OmegaConf.create({key: full._get_node(key) for key in full if key != "hydra"})
@@ -251,6 +258,9 @@ def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
             raise InputError(
                 f'the method {config.method} has no part "{name}"; {nearest(str(name), list(definitions))}'
             )
+    for name in (
+        name for name in definitions if name in chosen
+    ):  # in the method's order, whatever the user's
         overlay(config, definitions[name])
 
 
@@ -261,7 +271,8 @@ def _last(assigned: Sequence[tuple[str, Any]], key: str, default: Any) -> Any:
 
 def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
     """Checks peers, and writes the names of the user's learning peers where a term says "all"."""
-    for name, peer in config.peers.items():
+    for name in list(config.peers):
+        peer = config.peers[name]
         if "_target_" in peer:
             continue
         for key in peer:
@@ -271,9 +282,8 @@ def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
                 )
         if "backbone" not in peer:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
-        if isinstance(peer.backbone, str):
-            peer.backbone = {"_target_": "ssl_kd.backbones.create", "name": peer.backbone}
-        _anywhere(peer)
+        config.peers[name] = described(peer)
+        _anywhere(config.peers[name])
     for name in list(config.terms):
         if config.terms[name] is None:  # as ~terms.NAME, in a preset
             del config.terms[name]
@@ -290,6 +300,9 @@ def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
         value = config.data.get(key)
         if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):
             config.data[key] = str(Path(value).expanduser().absolute())
+    labels = config.get("labels")
+    if isinstance(labels, DictConfig) and isinstance(labels.get("file"), str):
+        labels.file = str(Path(labels.file).expanduser().absolute())
 
 
 def _anywhere(peer: DictConfig) -> None:

@@ -169,6 +169,7 @@ def fit(
     clip: float | None = None,
     join: Join | None = None,
     weigh: Weigh | None = None,
+    known: Callable[[Batch], Mapping[str, Outputs]] | None = None,
 ) -> None:
     """Optimiser steps `start` to `steps`.
 
@@ -176,6 +177,7 @@ def fit(
     rates: learning rate of each optimiser; a parameter group's own "lr_scale" multiplies it.
     watchers: called as `watcher(steps done, result)` after every step; they may stop the loop by raising.
     clip, join, weigh: see `step`.
+    known: called once with each batch, or each part of one: outputs of peers that need not run on it.
     Raises NonFinite when a loss is not finite: after that step on a CPU, within NON_FINITE_CHECK steps
     elsewhere.
     """
@@ -190,7 +192,19 @@ def fit(
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ended after step {index} of {steps}")
-        result = step(cohort, terms, batch, optimizers, accelerator, index, clip=clip, join=join, weigh=weigh)
+        parts = batch if isinstance(batch, list) else [batch]
+        result = step(
+            cohort,
+            terms,
+            batch,
+            optimizers,
+            accelerator,
+            index,
+            known=None if known is None else [known(part) for part in parts],
+            clip=clip,
+            join=join,
+            weigh=weigh,
+        )
         pending.append((index, Result(result.loss, result.terms, [])))
         if len(pending) >= every or index == steps - 1:
             _check_finite(pending)

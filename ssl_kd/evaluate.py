@@ -54,7 +54,7 @@ def _needed(cohort: Cohort, peer: str) -> list[str]:
 
 
 def classifiers(config: DictConfig) -> dict[str, str]:
-    """Peer -> the output that learns from the labels (the `logits` of DML)."""
+    """Peer -> the output on the embedding that learns from the labels (the `logits` of DML)."""
     found: dict[str, str] = {}
     for term in config.terms.values():
         reads = (
@@ -62,8 +62,16 @@ def classifiers(config: DictConfig) -> dict[str, str]:
         )
         outputs = [read for read in reads if not read.startswith("batch.")]
         if "batch.label" in reads and outputs:
-            found |= dict.fromkeys(term.peers, outputs[0])
+            on_top = [peer for peer in term.peers if _on_embedding(config.peers[peer], outputs[0])]
+            found |= dict.fromkeys(on_top, outputs[0])
     return found
+
+
+def _on_embedding(peer: DictConfig, output: str) -> bool:
+    heads = peer.get("heads") or {}
+    while output in heads:
+        output = heads[output].get("reads", "embedding")
+    return output == "embedding"
 
 
 class Evaluator:

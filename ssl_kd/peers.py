@@ -26,7 +26,7 @@ from ssl_kd.probes.features import evaluating
 from ssl_kd.registry import make, target
 
 # What a peer says beside the arguments of its constructor.
-BESIDE = ("frozen", "follow", "lr_scale", "weights", "optim")
+BESIDE = ("frozen", "follow", "lr_scale", "weights", "optim", "cache")
 
 
 @dataclass(frozen=True)

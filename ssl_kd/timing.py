@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import nn
 
+from ssl_kd.cohort import Batch
 from ssl_kd.data import Batches
 from ssl_kd.engine import NonFinite, Result, Term, Watcher, fit
 from ssl_kd.errors import InputError
 from ssl_kd.training import Parts, build, say
 
 WARM_UP = 3  # steps before the measured ones
-PARTS = ("data", "views", "forward", "terms", "backward", "clip", "optimiser", "followers", "rest")
+PARTS = ("data", "views", "cache", "forward", "terms", "backward", "clip", "optimiser", "followers", "rest")
 NOTABLE = {"data": 0.1, "views": 0.2, "optimiser": 0.2}  # shares of a step from which on there is advice
 
 Key = tuple[str, str]  # a part, and the peer or term inside it, or ""
@@ -98,6 +100,8 @@ class Stopwatch:
 def measure(parts: Parts, count: int) -> Timing:
     """Times `count` steps as they are and then `count` part by part; weights move, nothing is written."""
     wait = _wait_for(parts.accelerator.device)
+    if parts.cache is not None:  # a run has filled it before its first step
+        parts.cache.fill(_first(parts, WARM_UP + count))
     marks: list[float] = []
 
     def mark(step: int, result: Result) -> None:
@@ -159,7 +163,14 @@ def _loop(parts: Parts, count: int, watcher: Watcher) -> None:
         watchers=[watcher],
         clip=parts.config.clip,
         join=parts.join,
+        known=parts.cache,
     )
+
+
+def _first(parts: Parts, count: int) -> Iterator[Batch]:
+    """The batches of the first steps, or their parts."""
+    for batch in islice(parts.batches(0), count):
+        yield from batch if isinstance(batch, list) else [batch]
 
 
 @contextmanager
@@ -176,6 +187,7 @@ def _timed(parts: Parts, clock: Stopwatch) -> Iterator[Parts]:
         methods += [(optimizer, "step", "optimiser"), (optimizer, "zero_grad", "optimiser")]
     if own.follow or any(hasattr(peer, "advance") for peer in own.peers.values()):
         methods.append((own, "advance", "followers"))
+    cache: Any = parts.cache if parts.cache is None else clock.timed(parts.cache, ("cache", ""))
     batches = replace(
         parts.batches,
         loader=clock.items(parts.batches.loader, ("data", "")),
@@ -189,7 +201,7 @@ def _timed(parts: Parts, clock: Stopwatch) -> Iterator[Parts]:
         for owner, name, part in methods:
             vars(owner)[name] = clock.timed(getattr(owner, name), (part, ""))
             undo.callback(vars(owner).pop, name)
-        yield replace(parts, batches=batches, terms=terms)
+        yield replace(parts, batches=batches, terms=terms, cache=cache)
 
 
 def _hook(note: Callable[[Key], None], key: Key) -> Callable[..., None]:

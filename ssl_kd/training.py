@@ -15,12 +15,14 @@ from torch.optim import Optimizer
 from ssl_kd.build import (
     Feed,
     build_batches,
+    build_cache,
     build_cohort,
     build_optimizers,
     build_terms,
     check_options,
     read_data,
 )
+from ssl_kd.cache import Cache
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
@@ -58,6 +60,7 @@ class Parts:
     optimizers: Sequence[Optimizer]
     rates: Sequence[Weight]
     watch: Watch
+    cache: Cache | None = None
 
     @property
     def join(self) -> Join | None:
@@ -119,6 +122,7 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
     if config.compile:
         compile_networks(own)
     own_optimizers, rates = build_optimizers(config, own)
+    cache = build_cache(config, own, batches.recipe, len(data.train), accelerator.autocast)
     with warnings.catch_warnings():  # torch 2.15 renames the option that accelerate passes on
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         cohort, *optimizers = accelerator.prepare(own, *own_optimizers)
@@ -135,6 +139,7 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
         optimizers,
         rates,
         watch,
+        cache,
     )
 
 
@@ -168,6 +173,8 @@ def _run(parts: Parts) -> int:
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
     monitor = _monitor(parts, run, begun, meter)
     chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
+    if parts.cache is not None and begun < config.steps:
+        _fill(parts, parts.cache)
     began = time.monotonic()
     try:
         with saver:
@@ -184,6 +191,7 @@ def _run(parts: Parts) -> int:
                 clip=config.clip,
                 join=parts.join,
                 weigh=monitor.weigh,
+                known=parts.cache,
             )
     except Interrupted:
         logger.close()
@@ -211,6 +219,16 @@ def _run(parts: Parts) -> int:
         _report(parts, summary, evaluator.missing)
     accelerator.wait_for_everyone()
     return 0
+
+
+def _fill(parts: Parts, cache: Cache) -> None:
+    began = time.monotonic()
+    cache.fill(parts.batches.once())
+    say(
+        parts,
+        f"what {', '.join(cache.wanted)} say of {cache.count:,} images is computed and kept: "
+        f"{cache.bytes / 2**20:.1f} MiB, {time.monotonic() - began:.0f} s",
+    )
 
 
 def _score(

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ssl_kd.cast import learners
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.run import Run
@@ -25,7 +26,8 @@ _CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear", "linear"
 def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool = False) -> None:
     """Puts weights into `peer`: those of its backbone, and of heads that both have.
 
-    source: a run folder, whose peer called `name`, or whose only one, is taken; or {run: folder, peer: name};
+    source: a run folder, whose only learning peer is taken, or of several the one called `name`; or
+        {run: folder, peer: name};
     or a file (FILES) with the state dict of the peer, of its backbone, or of the network in that, which is
     timm's own model for a name of timm's. Its classifier is left out: our networks end before it.
     whole: heads that the source has not are refused: one that never learns would say nothing.
@@ -72,7 +74,10 @@ def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, 
         raise InputError(f"{where}: {folder} has no checkpoint")
     saved = load_file(place / "cohort.safetensors")
     peers = sorted({key.split(".")[1] for key in saved})
-    taken = wanted or (name if name in peers or len(peers) > 1 else peers[0])
+    learned = [peer for peer in learners(run.config().peers) if peer in peers]
+    taken = wanted or (
+        learned[0] if len(learned) == 1 else name if name in peers or len(peers) > 1 else peers[0]
+    )
     if taken not in peers:
         raise InputError(f'{where}: {folder} has no peer "{taken}"; {nearest(taken, peers)}')
     theirs = {key.split(".", 2)[2]: value for key, value in saved.items() if key.split(".")[1] == taken}

@@ -19,7 +19,8 @@ def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]]) -> tuple[fl
 
     runs: (config, summary) of runs that differ in their seed alone. Counted is the forward pass of each peer
     for every image and view that it sees, three times for those that learn (four with grad_cache, which runs
-    it twice), with its heads: exits may cost as much as a network. Losses and views are left out.
+    it twice) and once in the whole training for a peer with a cache, with its heads: exits may cost as much
+    as a network. Losses and views are left out.
     """
     config = runs[0][0]
     kept = [summary.get("training_macs") or summary.get("macs") for _, summary in runs]
@@ -30,7 +31,10 @@ def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]]) -> tuple[fl
         learning = learners(config.peers)
         factor = _LEARNING + bool(config.get("grad_cache"))
         per_image = sum(
-            float(forward.get(str(name), 0)) * _views(peer, config) * (factor if name in learning else 1)
+            float(forward.get(str(name), 0))
+            * _views(peer, config)
+            * (factor if name in learning else 1)
+            / (config.epochs if peer.get("cache") else 1)
             for name, peer in config.peers.items()
         )
     except Exception as error:  # networks and data may be anybody's; only this one figure is lost

@@ -2,7 +2,7 @@
 
 from ssl_kd.data.hub import hub
 from ssl_kd.data.loaders import Batches, in_order, resident
-from ssl_kd.data.recipes import Plain, Recipe, Supervised
+from ssl_kd.data.recipes import Fixed, Plain, Recipe, Supervised
 from ssl_kd.data.shards import shards
 from ssl_kd.data.sources import (
     Arrays,
@@ -22,6 +22,7 @@ __all__ = [
     "Batches",
     "Data",
     "Encoded",
+    "Fixed",
     "Plain",
     "Recipe",
     "Source",

@@ -62,7 +62,15 @@ class Batches:
 
     def __call__(self, start: int) -> Iterator[dict[str, Any]]:
         """The batches from optimiser step `start` on."""
-        positions = self._positions(start)
+        return self._read(self._positions(start))
+
+    def once(self) -> Iterator[dict[str, Any]]:
+        """Batches of all images in their order, each of them once; the first ones again to fill the last."""
+        count = len(self.source)
+        starts = range(0, count, self.batch_size)
+        return self._read((start + self.row) % count for start in starts)
+
+    def _read(self, positions: Iterable[Tensor]) -> Iterator[dict[str, Any]]:
         if self.images is not None:
             for index in positions:
                 index = _send(index, self.device)

@@ -162,6 +162,19 @@ class Plain:
         return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True).clamp_(0, 1)
 
 
+class Fixed:
+    """One view: the image, resized if need be. Adds "views" (1, B, C, size, size)."""
+
+    fixed = True  # the views are a function of the image alone, so what a frozen peer says of them is too
+
+    def __init__(self, size: int):
+        self.plain = Plain(size)
+
+    def __call__(self, batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+        views = self.plain(batch["image"])[None]
+        return {**{key: value for key, value in batch.items() if key != "image"}, "views": views}
+
+
 def _check(good: bool, name: str, value: object, wanted: str) -> None:
     if not good:
         raise InputError(f"{name} must be {wanted}, not {value}")

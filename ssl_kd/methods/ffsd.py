@@ -6,7 +6,7 @@ IEEE TNNLS 2022 (FFSD). Each common student i has maps F_i^1 .. F_i^L, shallow t
   fused map     F_f = Fuse(concat_i F_i^L), without gradient to the students
   decoder       D(F^L) -> maps like F^1 .. F^(L-1)
 
-Networks may differ, which the paper does not need: 1 x 1 convolutions bring maps to one number of channels and
+Networks may differ, which the paper does not need: 1 x 1 convolutions bring maps to one number of channels,
 pooling to the smaller grid; the decoder averages or repeats neighbouring channels of what it is shown.
 """
 
