@@ -32,7 +32,14 @@ from ssl_kd.distributed import global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator
-from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
+from ssl_kd.machine import (
+    compile_networks,
+    full_depthwise,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+    set_threads,
+)
 from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
@@ -119,6 +126,8 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
     own = build_cohort(config, data.train.shape, terms)
     if accelerator.num_processes > 1:
         global_batch_norm(own)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        full_depthwise(own)
     if config.compile:
         compile_networks(own)
     own_optimizers, rates = build_optimizers(config, own)
@@ -226,7 +235,7 @@ def _fill(parts: Parts, cache: Cache) -> None:
     cache.fill(parts.batches.once())
     say(
         parts,
-        f"what {', '.join(cache.wanted)} say of {cache.count:,} images is computed and kept: "
+        f"the outputs of {', '.join(cache.wanted)} for {cache.count:,} images are computed once and kept: "
         f"{cache.bytes / 2**20:.1f} MiB, {time.monotonic() - began:.0f} s",
     )
 

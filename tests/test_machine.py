@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from ssl_kd import Cohort, Encoder
 from ssl_kd.backbones import create
 from ssl_kd.errors import InputError
-from ssl_kd.machine import compile_networks
+from ssl_kd.machine import compile_networks, full_depthwise
 
 
 def cohort() -> Cohort:
@@ -88,3 +88,19 @@ def test_freed_memory_is_kept_and_not_mapped_anew():
         for side in ("keep", "give")
     }
     assert faults["keep"] < faults["give"] / 4  # the heap may still grow by a few at the start
+
+
+def test_depthwise_convolutions_compute_in_float32_under_autocast_and_nothing_else_changes():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 1), torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8, bias=False))
+    x = torch.randn(2, 4, 6, 6)
+    before, names, plain = {k: v.clone() for k, v in net.state_dict().items()}, list(net.state_dict()), net(x)
+    full_depthwise(net)
+    assert list(net.state_dict()) == names and all(torch.equal(net.state_dict()[k], before[k]) for k in names)
+    assert torch.equal(net(x), plain) and type(net[0]) is torch.nn.Conv2d
+    with torch.autocast("cpu", torch.bfloat16):
+        middle = net[0](x)
+        found = net[1](middle)
+    assert found.dtype == torch.bfloat16  # the next layer gets what it would have got
+    exact = torch.nn.functional.conv2d(middle.float(), net[1].weight, None, 2, 1, 1, 8)
+    assert torch.equal(found, exact.bfloat16())
