@@ -49,7 +49,7 @@ def learners(peers: DictConfig) -> list[str]:
 def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[str]:
     """Puts the method's own peers behind the user's; returns the names that "all" stands for."""
     everyone = learners(peers)
-    first = next(iter(peers.values()))
+    first = peers[everyone[0]] if everyone else next(iter(peers.values()))
     for name, node in others.items():
         for place in _each(OmegaConf.to_container(node), everyone):
             own = place.get("own")
@@ -58,7 +58,8 @@ def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[st
                 raise InputError(f'"{full}" cannot name a peer: the method has one of that name')
             peer = described(_filled(OmegaConf.to_container(node), place, everyone))
             like = peers.get(str((peer.get("follow") or {}).get("leader")))
-            if like is not None and "backbone" not in peer:  # a follower is what its leader is
+            copied = like is not None and "backbone" not in peer
+            if copied:  # a follower is what its leader is, and sees what it sees
                 peer = OmegaConf.merge(
                     {key: like[key] for key in like if key not in ("weights", "optim", "lr_scale")}, peer
                 )
@@ -69,7 +70,8 @@ def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[st
                     raise InputError(
                         f'"{full}" reads what other networks say of the same views; leave out separate_views'
                     )
-                _separate(full, peer)
+                if not copied:
+                    _separate(full, peer)
             peers[full] = peer
     return everyone
 
@@ -147,9 +149,14 @@ def _each(node: Any, everyone: Sequence[str]) -> list[dict[str, str]]:
     return [{"own": own} for own in everyone] if "own" in owners else [{}]
 
 
+def _names(key: Any, value: Any) -> bool:
+    """Whether a value can name peers; a lone "own" only as a leader, since buffers may follow so too."""
+    return value not in _PLACES or key == "leader"
+
+
 def _texts(node: Any) -> list[str]:
     if isinstance(node, Mapping):
-        return [text for value in node.values() for text in _texts(value)]
+        return [text for key, value in node.items() if _names(key, value) for text in _texts(value)]
     if isinstance(node, list):
         return [text for value in node for text in _texts(value)]
     return [node] if isinstance(node, str) else []
@@ -158,7 +165,10 @@ def _texts(node: Any) -> list[str]:
 def _filled(node: Any, place: Mapping[str, str], everyone: Sequence[str]) -> Any:
     """The node with names in place of "own", "previous" and "all."; the last makes a list."""
     if isinstance(node, Mapping):
-        return {key: _filled(value, place, everyone) for key, value in node.items()}
+        return {
+            key: _filled(value, place, everyone) if _names(key, value) else value
+            for key, value in node.items()
+        }
     if isinstance(node, list):
         listed: list[Any] = []
         for value in node:

@@ -232,7 +232,8 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     elif isinstance(old, float):
         several = key.startswith("recipe.") or key in ("data.mean", "data.std")  # per view, per channel
         listed = isinstance(value, list) and several
-        right = listed or (isinstance(value, int | float | dict) and not isinstance(value, bool))
+        stage = isinstance(value, str) and (key.endswith(".reads") or ".stages." in key)  # by its name
+        right = listed or stage or (isinstance(value, int | float | dict) and not isinstance(value, bool))
         kind = "a number"
     elif isinstance(old, DictConfig):
         right, kind = (
@@ -249,7 +250,8 @@ def _typed(key: str, old: Any, value: Any) -> Any:
 def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
     """Lays the chosen parts of the method over it; what is not chosen is not there at all."""
     definitions = config.pop("part")
-    chosen = _last(assigned, "parts", config.parts)
+    chosen = _last(assigned, "parts", None)
+    chosen = config.parts if chosen is None else chosen
     chosen = [chosen] if isinstance(chosen, str) else list(chosen or [])
     if chosen and not definitions:
         raise InputError(f"the method {config.method} has no parts to choose")
@@ -258,9 +260,7 @@ def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
             raise InputError(
                 f'the method {config.method} has no part "{name}"; {nearest(str(name), list(definitions))}'
             )
-    for name in (
-        name for name in definitions if name in chosen
-    ):  # in the method's order, whatever the user's
+    for name in (name for name in definitions if name in chosen):  # in the method's order
         overlay(config, definitions[name])
 
 

@@ -29,7 +29,8 @@ class Encoder(nn.Module):
     stages: hidden stages to give out beside those that a head reads; a mapping names them anew.
     per_view: every view is a forward with batch statistics of its own, instead of one over all V * B rows.
 
-    Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...).
+    Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...). A map of views of
+    different sizes is given to heads only.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class Encoder(nn.Module):
                 f'a peer sees "{missing[0]}", which no recipe makes; there are: {", ".join(batch)}'
             )
         parts = [self._views([batch[key]]) for key in self.views]
-        return (
-            parts[0] if len(parts) == 1 else {name: cat([part[name] for part in parts]) for name in parts[0]}
-        )
+        if len(parts) == 1:
+            return parts[0]
+        alike = [name for name in parts[0] if len({part[name].shape[2:] for part in parts}) == 1]
+        return {name: cat([part[name] for part in parts]) for name in alike}
 
     def _views(self, seen: Sequence[Tensor]) -> Outputs:  # each (V, B, ...)
         if self.per_view:

@@ -78,6 +78,7 @@ def test_a_place_on_disk_is_made_absolute_and_a_name_on_the_hub_is_kept(tmp_path
     (tmp_path / "here").mkdir()
     assert compose(["data=hub", "data.path=here"]).data.path == str(tmp_path / "here")
     assert compose(["data=arrays", "data.path=x.npz"]).data.path == str(tmp_path / "x.npz")
+    assert compose(["labels.file=l.npy"]).labels.file == str(tmp_path / "l.npy")
 
 
 def test_differences_name_the_key_and_both_values():

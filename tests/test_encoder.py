@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from ssl_kd.backbones import create
 from ssl_kd.encoder import Encoder, Head
+from ssl_kd.exits import light
 
 
 class Backbone(nn.Module):
@@ -57,3 +59,11 @@ def test_several_entries_are_forwards_of_their_own_joined_along_the_views():
     encoder = Encoder(Backbone(), {}, views=["large", "small"]).eval()
     said = encoder({"large": VIEWS, "small": VIEWS[:1, :, :, :2, :2]})
     assert said["embedding"].shape == (3, 3, 8)
+
+
+def test_exits_work_on_views_of_different_sizes_whose_maps_cannot_be_joined():
+    backbone = create("resnet8", base=4)
+    exit_ = Head(light(8, backbone=backbone, stage="stage2", image=torch.zeros(1, 3, 32, 32)), "stage2")
+    encoder = Encoder(backbone, {"exit": exit_}, views=("views", "small"), stages=["stage1"])
+    said = encoder({"views": torch.rand(2, 3, 3, 32, 32), "small": torch.rand(4, 3, 3, 16, 16)})
+    assert said["exit"].shape == (6, 3, 16) and set(said) == {"embedding", "exit"}

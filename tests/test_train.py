@@ -29,6 +29,13 @@ QUICK = [
     "probe.knn=[1,20]",
 ]
 MOCO = ["peers.query.backbone=resnet8", "peers.key.backbone=resnet8", "peers.queue.size=300"]
+TINY = ["peers={a: {backbone: {name: resnet8, base: 4}}, b: {backbone: {name: resnet8, base: 4}}}"]
+OTHERS = {
+    "simclr": ["peers={a: resnet8}"],
+    "moco": MOCO,
+    "ffsd": TINY,
+    "ssl_kd": [*TINY, "parts=[peers,exits,fusion,shift,ema]"],
+}
 SOLO = ["method=simclr", "peers={a: resnet8}", *QUICK[1:]]
 
 
@@ -39,8 +46,10 @@ def lines(folder: str = "runs/a") -> list[dict]:
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(folder: str = "runs/a") -> str:
-    return hashlib.sha256(Path(folder, "checkpoints/last/cohort.safetensors").read_bytes()).hexdigest()
+def weights(folder: str = "runs/a") -> list[str]:
+    """Of the networks, and the state of their optimisers."""
+    files = [Path(folder, f"checkpoints/last/{name}.safetensors") for name in ("cohort", "optimizers")]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def curve(folder: str) -> list[tuple]:
@@ -146,10 +155,11 @@ def killed_after(step: int, monkeypatch, words: list[str]) -> None:
             main(words)
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco"])
+@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco", "ffsd", "ssl_kd"])
 def test_a_killed_run_continues_as_if_nothing_had_happened(method, monkeypatch, capsys):
-    peers = {"simclr": ["peers={a: resnet8}"], "moco": MOCO}.get(method, QUICK[:1])
+    peers = OTHERS.get(method, QUICK[:1])
     words = [f"method={method}", *peers, *QUICK[1:], "epochs=3", "log_every=1", "probe.linear=false"]
+    words += ["probe.baselines=false"]
     main([*words, "run=runs/whole"])
     killed_after(7, monkeypatch, [*words, "run=runs/cut"])
     assert lines("runs/cut")[-1]["step"] == 7
