@@ -38,12 +38,13 @@ def test_every_command_exists():
     assert {"train", "few_labels", "study", "compare", "report"} <= {*named} <= {*cli.COMMANDS, *cli.PROBES}
 
 
-def test_the_study_is_understood(tmp_path, monkeypatch, capsys):
-    (study,) = [text for language, text in BLOCKS if language == "yaml"]
+def test_the_studies_are_understood(tmp_path, monkeypatch, capsys):
+    chain, study = [text for language, text in BLOCKS if language == "yaml"]
     monkeypatch.chdir(tmp_path)
-    Path("study.yaml").write_text(study)
-    assert cli.main(["study", "study.yaml", "dry_run=true"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 15
+    for text, runs in ((study, 15), (chain, 3)):
+        Path("study.yaml").write_text(text)
+        assert cli.main(["study", "study.yaml", "dry_run=true"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == runs
 
 
 def test_the_python_example_runs_and_is_under_20_lines_of_its_own():
