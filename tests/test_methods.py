@@ -219,6 +219,22 @@ def test_what_cannot_be_built_is_refused_in_one_sentence(words, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("method", ["ffsd", "fusion", "ssl_kd"])
+def test_fusion_of_a_single_student_is_refused(method):
+    with pytest.raises(InputError, match="fusion needs at least two peers to fuse, and there is only a.map3"):
+        built(f"method={method}", ONE)
+
+
+def test_a_teacher_of_other_classes_is_refused_before_the_first_step(tmp_path):
+    made = built("method=supervised", ONE)
+    made.cohort.peers["a"].heads["logits"] = torch.nn.Linear(32, 7)
+    torch.save(made.cohort.peers["a"].state_dict(), tmp_path / "a.pt")
+    with pytest.raises(
+        InputError, match="another network; they differ in .heads.logits.weight., .7, 32. there"
+    ):
+        built("method=kd", f"peers.teacher.backbone={SMALL}", f"peers.teacher.weights={tmp_path}/a.pt")
+
+
 def test_a_frozen_teacher_whose_weights_have_no_projection_is_refused(tmp_path):
     made = built("method=supervised", ONE)
     torch.save(made.cohort.peers["a"].state_dict(), tmp_path / "a.pt")

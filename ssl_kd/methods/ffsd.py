@@ -32,11 +32,13 @@ class Fuse(nn.Module):
 
     sees: the maps' addresses; shapes: of what they say, (C, H, W). like: an address whose number of channels
     F_f is to have; without it that of the first map. Nothing it reads gets a gradient from it.
-    Raises InputError for maps below 2 x 2.
+    Raises InputError for a single map and for maps below 2 x 2.
     """
 
     def __init__(self, sees: Sequence[str], shapes: Shapes, like: str | None = None) -> None:
         super().__init__()
+        if len(sees) < 2:
+            raise InputError(f"fusion needs at least two peers to fuse, and there is only {', '.join(sees)}")
         seen = [_map(address, shapes) for address in sees]
         self.grid = min(shape[1] for shape in seen), min(shape[2] for shape in seen)
         if min(self.grid) < 2:
