@@ -93,7 +93,8 @@ class Cache:
                 for name, outputs in said.items()
             }
         except RuntimeError as error:  # torch's class for a memory that is too small
+            what = f"{', '.join(said)} for {self.count:,} images"
             raise InputError(
-                f"what {', '.join(said)} say of {self.count:,} images takes {total / 2**30:.1f} GiB, and "
-                "there is no room for it; leave cache out"
+                f"the outputs of {what} take {total / 2**30:.1f} GiB, and there is no room for them; leave "
+                "cache out"
             ) from error

@@ -62,7 +62,9 @@ class Meter:
             for name, value in terms.items():
                 groups.setdefault(name.split("/")[0], []).append(value)
             terms = {name: sum(each) / len(each) for name, each in groups.items()}
-        text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+        more = f"  and {len(terms) - MANY_TERMS} more terms" if len(terms) > MANY_TERMS + 1 else ""
+        shown = list(terms.items())[: MANY_TERMS if more else None]
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown) + more
         text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step)

@@ -29,7 +29,7 @@ class _Output(nn.Module):
         super().__init__()
         encoder = cohort.peers[peer]
         assert isinstance(encoder, Encoder)
-        self.needed = nn.ModuleDict({name: cohort.peers[name] for name in _needed(cohort, peer)})
+        self.needed = nn.ModuleDict({name: cohort.peers[name] for name in needed(cohort, peer)})
         self.address = peer, output
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class _Output(nn.Module):
         return seen[self.address[0]][self.address[1]][0]
 
 
-def _needed(cohort: Cohort, peer: str) -> list[str]:
+def needed(cohort: Cohort, peer: str) -> list[str]:
     """The peer and all that it reads, in their order."""
     found = {peer}
     for name in reversed(list(cohort.peers)):
@@ -85,7 +85,9 @@ class Evaluator:
         self.plain = Plain(config.data.size)
         self.missing = _missing(config, data)
 
-    def cohort(self, cohort: Cohort, probes: Collection[str] = PROBES) -> dict[str, Any]:
+    def cohort(
+        self, cohort: Cohort, probes: Collection[str] = PROBES, leave_out: Collection[str] = ()
+    ) -> dict[str, Any]:
         """{"peers": scores of every peer that embeds images, "ensemble": of those that learn, where several}.
 
         Scores are {"knn": {k: accuracy}, "linear": accuracy, ...}; "top1" is the accuracy of the peer's own
@@ -95,7 +97,7 @@ class Evaluator:
         learn: list[tuple[Features, Linear | None]] = []
         heads = classifiers(self.config) if "top1" in probes else {}
         for name, peer in cohort.peers.items():
-            if not isinstance(peer, Encoder):
+            if not isinstance(peer, Encoder) or name in leave_out:
                 continue
             features = self.features(_Output(cohort, name, "embedding") if peer.sees else peer.embed)
             peers[name], fitted = self.score(features, probes)
@@ -109,8 +111,12 @@ class Evaluator:
         return found
 
     def baselines(self, probes: Collection[str] = PROBES) -> dict[str, Any]:
-        """The same for raw pixels at 32 x 32, and for the networks as they were before training."""
-        untrained = self.cohort(self.untrained(), probes)["peers"]
+        """The same for raw pixels at 32 x 32, and for the networks as they were before training.
+
+        A frozen one is still what it was.
+        """
+        before = self.untrained()
+        untrained = self.cohort(before, probes, before.frozen)["peers"]
         return {"pixels": self.score(self.pixels(), probes)[0], "untrained": untrained}
 
     def untrained(self) -> Cohort:

@@ -61,7 +61,8 @@ class Surroundings:
         """The arguments of the constructor of `node` that are known here and that the config leaves open."""
         takes = inspect.signature(target(node, path)).parameters
         data = self.config.data
-        known = {"channels": self.channels, "size": data.size, "mean": data.mean, "std": data.std}
+        stated = {key: data[key] for key in ("size", "mean", "std") if key in data}  # a user's may say less
+        known = {"channels": self.channels, **stated}
         filled = {key: make(value) for key, value in known.items()} | {"image": self.image} | more
         if "shapes" in takes:
             filled["shapes"] = self.shapes

@@ -103,9 +103,7 @@ def few(
     }
     if not baselines:
         return found
-    untrained = {
-        name: score(evaluator.features(peer.embed)) for name, peer in encoders(evaluator.untrained()).items()
-    }
+    untrained = {name: score(evaluator.features(peer.embed)) for name, peer in _untrained(evaluator).items()}
     return {**found, "baselines": {"pixels": score(evaluator.pixels()), "untrained": untrained}}
 
 
@@ -167,7 +165,7 @@ def fine(
         )
         return {"finetune": asdict(trained)}
 
-    untrained = encoders(finished.evaluator.untrained()) if scratch else {}
+    untrained = _untrained(finished.evaluator) if scratch else {}
     return {
         "protocol": {
             "labels": labels,
@@ -230,14 +228,14 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
     evaluator = Evaluator(own, other, finished.device)
     if evaluator.missing:
         raise InputError(evaluator.missing)
-    both = ("knn", "linear")
+    both, before = ("knn", "linear"), finished.evaluator.untrained()
     return {
         "protocol": {"data": config.data.name, "size": own.data.size},
         "scored_on": f"the test split of {config.data.name}",
         **evaluator.cohort(finished.cohort, both),
         "baselines": {
             "pixels": evaluator.score(evaluator.pixels(), both)[0],
-            "untrained": evaluator.cohort(finished.evaluator.untrained(), both)["peers"],
+            "untrained": evaluator.cohort(before, both, before.frozen)["peers"],
         },
     }
 
@@ -257,6 +255,12 @@ def healthy(finished: Finished, images: int = 512) -> dict[str, Any]:
     with torch.no_grad():
         said = finished.cohort(batch)
     return {"protocol": {"images": count}, "health": figures(said)}
+
+
+def _untrained(evaluator: Evaluator) -> dict[str, Encoder]:
+    """The peers that embed images as they were before training, without the frozen ones, which still are."""
+    before = evaluator.untrained()
+    return {name: peer for name, peer in encoders(before).items() if name not in before.frozen}
 
 
 def _both(finished: Finished, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ssl_kd.data import Data
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.engine import Result
 from ssl_kd.errors import InputError
-from ssl_kd.evaluate import Evaluator, parameters, scored_on
+from ssl_kd.evaluate import Evaluator, needed, parameters, scored_on
 from ssl_kd.monitor import Monitor
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger, Prober
@@ -75,8 +75,18 @@ class Chooser:
             return self.evaluator.rank(self.cohort)
         last = self.prober.last
         scores = last[1] if last and last[0] == step else self.evaluator.cohort(self.cohort, ["linear"])
-        judged = [scores["peers"][name]["linear_held_out"] for name in self.cohort.trainable]
+        learning = [name for name in encoders(self.cohort) if name in self.cohort.trainable]
+        judged = [scores["peers"][name]["linear_held_out"] for name in learning]
         return sum(judged) / len(judged)
+
+
+def candidates(cohort: Cohort) -> list[str]:
+    """The peers that may be deployed: what is frozen has learned nothing, what reads others is not alone."""
+    return [
+        name
+        for name, peer in cohort.peers.items()
+        if name not in cohort.frozen and not getattr(peer, "sees", ())
+    ]
 
 
 def summary(
@@ -88,6 +98,9 @@ def summary(
         for name, peer in cohort.peers.items()
         if parameters(peer) and (isinstance(peer, Encoder) or not getattr(peer, "reads", ()))
     }  # neither a queue nor what only decodes what others say
+    sizes = {
+        name: sum(parameters(cohort.peers[other]) for other in needed(cohort, name)) for name in networks
+    }  # what reads others is not to be had without them
     shape = evaluator.data.train.shape[0], config.data.size, config.data.size
     return {
         "method": config.method,
@@ -98,8 +111,7 @@ def summary(
         "checkpoint": config.probe.select,
         "checkpoint_step": step,
         "peers": {
-            name: {"parameters": parameters(peer), **scores.get("peers", {}).get(name, {})}
-            for name, peer in networks.items()
+            name: {"parameters": sizes[name], **scores.get("peers", {}).get(name, {})} for name in networks
         },
         **({"ensemble": scores["ensemble"]} if "ensemble" in scores else {}),
         "macs": {name: macs(peer.backbone, shape) for name, peer in encoders(cohort).items()},

@@ -6,7 +6,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Group
 from rich.table import Table
 
-from ssl_kd.cast import learners
 from ssl_kd.config import config_folder
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
@@ -61,23 +60,36 @@ def edge_table(config: DictConfig) -> Table:
     return table
 
 
+def read(config: DictConfig) -> dict[str, list[str]]:
+    """Peer -> the peers before it whose outputs it reads, as a fusion of maps does."""
+    found: dict[str, list[str]] = {}
+    for name, peer in config.peers.items():
+        custom = "_target_" in peer  # an argument of its constructor says what it reads
+        values = [value for key, value in peer.items() if (key != "_target_" if custom else key == "sees")]
+        texts = [text for value in values for text in (value if OmegaConf.is_list(value) else [value])]
+        owners = (text.partition(".")[0] for text in texts if isinstance(text, str) and "." in text)
+        found[str(name)] = [owner for owner in dict.fromkeys(owners) if owner in found]
+    return found
+
+
 def graph(config: DictConfig) -> list[str]:
-    """One line per peer: who teaches it."""
+    """One line per peer: who teaches it, and what else it goes by."""
     taught: dict[str, list[str]] = {str(name): [] for name in config.peers}
     for _, _, link in links(config):
         student, teacher = link.student.split(".")[0], link.teacher.split(".")[0]
         if teacher and teacher not in taught[student]:
             taught[student].append(teacher)
     width = max(len(name) for name in taught)
-    kinds = {
-        name: "" if name in learners(config.peers) else " (does not learn by gradient)" for name in taught
-    }
-    return [
-        f"{name:<{width}} <── {', '.join(teachers)}"
-        if teachers
-        else f"{name:<{width}}{kinds[name] or '     alone'}"
-        for name, teachers in taught.items()
-    ]
+    reading, lines = read(config), []
+    for name, teachers in taught.items():
+        peer = config.peers[name]
+        others = [other for other in reading[name] if other not in teachers]
+        said = [f"<── {', '.join(teachers)}"] if teachers else []
+        said += [f"reads {', '.join(others)}"] if others else []
+        said += [f"follows {peer.follow.leader}"] if peer.get("follow") else []
+        said += ["frozen"] if peer.get("frozen") else []
+        lines.append(f"{name:<{width}} {'; '.join(said) or 'alone'}")
+    return lines
 
 
 def dry_table(config: DictConfig, cohort: "Cohort", result: "Result", seconds: float) -> Group:

@@ -43,7 +43,7 @@ from ssl_kd.machine import (
 from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight
-from ssl_kd.selection import Chooser, check_rule
+from ssl_kd.selection import Chooser, candidates, check_rule
 from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
 from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
@@ -296,6 +296,6 @@ def _open(parts: Parts) -> tuple[Run, int]:
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
     if not missing:
         say(parts, score_table(summary))
-    say(parts, deploy({k: v for k, v in summary["peers"].items() if k not in parts.own.frozen}))
+    say(parts, deploy({k: v for k, v in summary["peers"].items() if k in candidates(parts.own)}))
     if missing:
         say(parts, missing)

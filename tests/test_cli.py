@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ssl_kd.config import compose
+from ssl_kd.console import Meter
+from ssl_kd.show import graph
+
 ROOT = Path(__file__).parent.parent
 QUICK = ["peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=256", "probe.linear=false", "run=runs/a"]
 
@@ -51,6 +55,34 @@ def test_show_lists_every_edge_of_a_method(tmp_path):
     ).stdout
     assert "Bhat, Arani, Zonooz" in said and "peers=[resnet18,resnet50] data=cifar10" in said
     assert "resnet20.projection" in said and "Ramp(peak=0.39" in said and "resnet32 <── resnet20" in said
+
+
+def test_show_says_of_each_peer_what_it_goes_by():
+    words = ["method=ssl_kd", "parts=[peers,fusion,shift,teacher,ema]", "peers={a: resnet8, b: resnet8}"]
+    lines = [" ".join(line.split()) for line in graph(compose([*words, "others.teacher.weights=x"]))]
+    assert lines == [
+        "a <── b, teacher, a_ema",
+        "b <── a, b_decoder, teacher, b_ema",
+        "leader <── fusion, maps, leader_decoder",
+        "fusion <── together; reads a, b",
+        "together reads a, b",
+        "maps reads a, b",
+        "b_decoder <── b; reads a",
+        "leader_decoder <── leader; reads fusion",
+        "teacher frozen",
+        "a_ema follows a",
+        "b_ema follows b",
+    ]
+    assert graph(compose(["method=moco"]))[1:] == ["key   follows query", "queue reads key"]
+
+
+def test_a_line_of_progress_shows_a_few_of_many_terms(capsys):
+    meter = Meter(10, 0)
+    meter.report(10, {f"t{i}/a": float(i) for i in range(9)}, 3.0)
+    meter.report(10, {f"t{i}": float(i) for i in range(5)}, 3.0)
+    many, few = capsys.readouterr().out.splitlines()
+    assert "t0 0.000  t1 1.000  t2 2.000  t3 3.000  and 5 more terms" in many and "t4 4.000" not in many
+    assert "t4 4.000" in few and "more terms" not in few
 
 
 def test_importing_the_package_is_quick_and_brings_its_public_names(tmp_path):

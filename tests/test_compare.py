@@ -13,6 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from ssl_kd.compare import compare, conclusion, label, main, plain, points, table
+from ssl_kd.compare.compute import training_macs
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
 from ssl_kd.intervals import detectable, interval
@@ -304,6 +305,28 @@ def test_followers_are_compared_and_frozen_peers_and_queues_are_not(tmp_path):
     assert any(
         note.startswith("taught trains one network and runs one more: 1.3 times") for note in found.notes
     )
+
+
+def test_a_fusion_is_not_compared_and_the_parts_of_a_method_are_no_other_option(tmp_path):
+    words = ("method=ssl_kd", "peers=[resnet8,resnet8]", "parts=[peers,fusion]")
+    folders = [write(tmp_path / f"whole-{s}", words, s, KNN20[s]) for s in range(2)]
+    found = compare([*solo(tmp_path, range(2)), *folders], base="solo")
+    assert {d.peer for d in found.differences} == {"resnet8_1", "resnet8_2", "leader"}
+    assert "fusion of whole reads what other peers say and is not compared." in found.notes
+    assert not any("differ in" in note for note in found.notes)
+    assert any(note.startswith("whole trains three networks: ") for note in found.notes)
+
+
+def test_a_cached_teacher_costs_one_pass_over_the_images(tmp_path):
+    plain = ("method=kd", "peers.teacher.weights=null", "recipe=plain")
+    costs = []
+    for name, more in (("run", ()), ("kept", ("peers.teacher.cache=true",))):
+        folder = write(tmp_path / f"{name}-0", (*plain, *more), 0, 0.8)
+        config = OmegaConf.load(Path(folder) / "config.yaml")
+        summary = json.loads((Path(folder) / "summary.json").read_text())
+        costs.append(training_macs([(config, summary)])[0])
+    images = config.steps * config.batch_size
+    assert costs == [images * MACS * 4, pytest.approx(images * MACS * (3 + 1 / config.epochs))]
 
 
 def test_the_ensemble_is_compared_with_each_base_peer_and_with_the_ensemble_of_the_base(tmp_path):

@@ -59,7 +59,9 @@ def largest_gap(a: dict, b: dict) -> float:
     return max(float((a[key] - b[key]).abs().max()) for key in a) / scale
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco", "cached"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "dogo", "dml", "moco", "cached", "dcm", "ffsd", "kd", "kd_cached", "ssl_kd"]
+)
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(found, method):
     one, two = found["one"][method], found["two"][method]
     assert (
@@ -68,7 +70,7 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(found, metho
     assert largest_gap(one, two) <= 1e-9
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo"])
+@pytest.mark.parametrize("method", ["simclr", "dogo", "ssl_kd"])
 def test_the_comparison_fails_when_the_gathers_gradient_is_removed(found, method):
     assert largest_gap(found["one"][method], found["mutant"][method]) > 1e-3
 

@@ -411,7 +411,18 @@ def test_local_views_belong_to_the_streams_and_to_the_rows():
     assert not torch.equal(both["views_local_small"], both["views_local_large"])
 
 
-@pytest.mark.parametrize("name", [name for name in choices("recipe") if name not in ("own", "supervised")])
+ONE_VIEW = ("own", "plain", "supervised")
+
+
+def test_the_plain_recipe_is_what_probes_see_in_every_step():
+    batch = raw(channels=3)
+    recipe = make(compose(["recipe=plain", "data=cifar10", "data.size=20"]).recipe)
+    views = [recipe(batch, index)["views"] for index in (0, 7)]
+    assert recipe.fixed and torch.equal(*views) and torch.equal(views[0][0], Plain(20)(batch["image"]))
+    assert "image" not in recipe(batch, 0) and torch.equal(recipe(batch, 0)["label"], batch["label"])
+
+
+@pytest.mark.parametrize("name", [name for name in choices("recipe") if name not in ONE_VIEW])
 def test_every_recipe_of_views_makes_them_for_any_data(name):
     for data, channels in (("digits", 1), ("cifar10", 3)):
         config = compose([f"recipe={name}", f"data={data}"])

@@ -390,7 +390,7 @@ def test_training_sees_the_wrong_labels_and_every_score_is_of_the_right_ones(own
         (["labels.nois=0.5"], 'did you mean "labels.noise"?'),
         (["labels={nois: 0.5}"], "labels has the options noise, file and key, not"),
         (["labels=0.5"], "labels has the options noise, file and key, not 0.5"),
-        (["labels.file=nowhere.npy"], "labels.file: there is no file nowhere.npy"),
+        (["labels.file=nowhere.npy"], "labels.file: there is no file /"),
     ],
 )
 def test_a_run_with_labels_that_cannot_be_had_is_refused_in_one_sentence(words, sentence, own_folder, capsys):

@@ -1,5 +1,6 @@
 """The pages: what is in them, that they stand alone, and that a browser draws them without a word."""
 
+import itertools
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ssl_kd.build import build_cohort
 from ssl_kd.compare import Comparison, Difference, Entry, Group
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
@@ -21,11 +23,12 @@ from ssl_kd.report import comparison_page, main, run_page
 from ssl_kd.report.curves import looks
 from ssl_kd.report.embeddings import project, spaced, turned
 from ssl_kd.report.figures import called, cell, leaves, short
-from ssl_kd.report.graph import arrows
+from ssl_kd.report.graph import _ordered, arrows
 from ssl_kd.report.images import SMALLEST, strip, tile
 from ssl_kd.report.options import brief
 from ssl_kd.report.options import section as options_of
 from ssl_kd.report.predictions import OUTCOMES, counts, outcomes
+from ssl_kd.selection import candidates
 from ssl_kd.train import main as train
 
 SECTIONS = [
@@ -258,6 +261,53 @@ def test_bad_words_are_refused_in_one_sentence(run, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "altair" else find(name))
     with pytest.raises(InputError, match=r"pip install 'ssl-kd\[report\]'"):
         main([f"run={run}"])
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A run with a leader, a fusion, decoders and followers, whose checkpoint a rule has chosen."""
+    folder = tmp_path_factory.mktemp("runs") / "many"
+    tiny = "{backbone: {name: resnet8, base: 4}}"
+    words = [
+        "method=ssl_kd", "parts=[peers,exits,fusion,shift,ema]", f"peers={{a: {tiny}, b: {tiny}}}", *SMALL,
+        "epochs=1", "log_every=1", "health.every=1", "probe.every=1", "probe.select=held_out",
+        "probe.baselines=false", f"run={folder}",
+    ]  # fmt: skip
+    assert train(words) == 0
+    return folder
+
+
+def test_a_fusion_needs_its_peers_and_is_not_advised(many):
+    peers = json.loads((many / "summary.json").read_text())["peers"]
+    assert [*peers] == ["a", "b", "leader", "fusion", "a_ema", "b_ema"]
+    config = OmegaConf.load(many / "config.yaml")
+    own = build_cohort(config, (1, 8, 8)).peers["fusion"].backbone
+    fused = sum(p.numel() for p in own.parameters())
+    assert peers["fusion"]["parameters"] == 2 * peers["a"]["parameters"] + fused
+    assert candidates(build_cohort(config, (1, 8, 8))).count("fusion") == 0
+
+
+def test_the_page_of_a_cohort_with_helpers_says_who_is_what(many):
+    text = run_page(many).read_text()
+    assert stands_alone(text).sections == SECTIONS
+    assert "Three networks learned together, and fusion, b_decoder and leader_decoder from what these" in text
+    assert "beside two that did not learn by gradient" in text
+    assert "fusion reads a" in text and "fusion reads b" in text and "a_ema teaches a by ema" in text
+    assert "a.<wbr>projection1, projection2, projection" in text  # 18 edges of exits in 6 rows
+    assert "Means over the edges of each peer, 18 in all." in text
+    assert "of other outputs, are in metrics.jsonl" in text
+
+
+def test_peers_stand_beside_those_they_have_to_do_with():
+    names = ["a", "b", "c", "d", "e", "f"]
+    assert _ordered(names, {("a", "b"): 1}) == names
+    assert _ordered(names, dict.fromkeys(itertools.permutations(names, 2), 1)) == names
+    ring = {("a", "d"): 1, ("d", "b"): 1, ("b", "f"): 1, ("f", "c"): 1, ("c", "e"): 1, ("e", "a"): 1}
+    around = _ordered(names, ring)
+    assert {*map("".join, zip(around, [*around[1:], "a"], strict=True))} in (
+        {"ad", "db", "bf", "fc", "ce", "ea"},
+        {"ae", "ec", "cf", "fb", "bd", "da"},
+    )
 
 
 def test_arrows_are_lessons_averages_and_what_a_term_is_given_besides():

@@ -43,6 +43,14 @@ def test_a_run_says_which_images_it_was_scored_on(capsys):
     assert summary()["scored_on"] == "a held-out 0.25 of the train split"
 
 
+def test_a_queue_has_no_say_in_which_checkpoint_is_chosen():
+    peers = ["peers.query.backbone=resnet8", "peers.key.backbone=resnet8", "peers.queue.size=300"]
+    words = ["method=moco", *peers, *QUICK[2:], "epochs=1", "probe.every=1", "probe.select=held_out"]
+    assert main([*words, "run=runs/a"]) == 0
+    state = json.loads(Path("runs/a/checkpoints/chosen/state.json").read_text())
+    assert state["score"] == summary()["peers"]["query"]["linear_held_out"]
+
+
 @pytest.mark.parametrize("rule", ["uniformity", "rank", "held_out"])
 def test_a_rule_chooses_the_checkpoint_that_is_scored_and_the_summary_says_which(rule, capsys):
     main([*QUICK, f"probe.select={rule}", "probe.every=1", "health.every=1", "run=runs/a"])

@@ -23,6 +23,9 @@ def counterparts(group: Group, base: Group) -> tuple[dict[str, str], list[str]]:
     pairs, notes = {}, [f"{name} of {group.name} is frozen and not compared." for name in frozen]
     for name, network in own.items():
         equal = [other for other, its in theirs.items() if its == network]
+        if not equal and peers[name].get("sees"):
+            notes.append(f"{name} of {group.name} reads what other peers say and is not compared.")
+            continue
         if not equal:
             notes.append(
                 f"{name} of {group.name} is not compared: {base.name} has no peer with its backbone "

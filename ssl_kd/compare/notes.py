@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _EQUAL = 0.05  # relative compute that counts as equal
 _SHOWN = 3  # options named one by one
 # Where groups are meant to differ; epochs and what follows from them stand in the table.
-_MEANT = ("seed", "method", "preset", "peers", "terms", "epochs", "steps", "separate_views", "recipe.streams")
+_MEANT = "seed method preset parts peers terms epochs steps separate_views recipe.streams".split()
 _WORDS = ("no", "one", "two", "three", "four", "five", "six")
 
 

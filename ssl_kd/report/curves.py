@@ -12,6 +12,10 @@ from ssl_kd.report.reported import Curves, Reported, curves
 from ssl_kd.report.scores import probed
 from ssl_kd.report.theme import Style
 
+MANY = 8  # curves, more of which one chart does not show
+
+Points = list[tuple[float, float]]  # epoch, value
+
 # How to read each figure that a line's "health" may carry, by the word before its first "/".
 HEALTH = {
     "rank": (
@@ -58,8 +62,12 @@ def training(run: Reported) -> Section:
     if not run.lines:
         return Section("Curves", lead, [blocks.note("This run has no metrics.jsonl.")])
     raw, weighted = curves(run.lines, "terms"), curves(run.lines, "weighted")
-    charts = [_chart(f"{group}, raw.", own, run) for group, own in grouped(raw).items()]
-    charts.append(_chart("All terms, weighted.", weighted, run))
+    charts = [_few(f"{group}, raw.", own, run) for group, own in grouped(raw).items()]
+    if len(weighted) > MANY:
+        sums = {group: _together(list(own.values())) for group, own in grouped(weighted).items()}
+        charts.append(_chart("All terms, weighted.", sums, run, note="The sum over all peers and edges."))
+    else:
+        charts.append(_chart("All terms, weighted.", weighted, run))
     for key, title, form in (
         ("rate", "Learning rate.", "~g"),
         ("images_per_second", "Images per second.", "~s"),
@@ -96,7 +104,7 @@ def health(run: Reported) -> Section:
     order = [*HEALTH, *(group for group in groups if group not in HEALTH)]
     for group in (g for g in order if g in groups):
         title, reading = HEALTH.get(group, (group, ""))
-        charts.append(_chart(f"{title}.", groups[group], run, note=reading, zero=group == "cosine"))
+        charts.append(_few(f"{title}.", groups[group], run, note=reading, zero=group == "cosine"))
     return Section("Health", lead, [*parts, blocks.charts(charts, narrow=True), *after])
 
 
@@ -113,6 +121,33 @@ def _afterwards(found: Mapping[str, Any]) -> list[Markup]:
     head = ["embedding", *(HEALTH.get(figure, (figure, ""))[0] for figure in figures)]
     caption = f"The same figures of the checkpoint of step {found.get('step', '?')}, in eval mode"
     return [blocks.heading("After the training"), blocks.table(head, body, caption)]
+
+
+def _few(title: str, named: Curves, run: Reported, note: str = "", **options: Any) -> blocks.Chart:
+    """A chart; instead of more than MANY curves it shows those of embeddings, or means over edges."""
+    if len(named) <= MANY:
+        return _chart(title, named, run, note=note, **options)
+    if embeddings := {name: points for name, points in named.items() if name.partition("/")[2] in run.names}:
+        others = f"{len(named) - len(embeddings)} more curves, of other outputs, are in metrics.jsonl."
+        return _chart(title, embeddings, run, note=f"{note} {others}".strip(), **options)
+    alike: dict[str, list[Points]] = {}
+    for name, points in named.items():
+        alike.setdefault(f"{name.rpartition('/')[0]}/{_of(name)}" if "<-" in name else name, []).append(
+            points
+        )
+    means = {name: [(at, value / len(own)) for at, value in _together(own)] for name, own in alike.items()}
+    if len(means) < len(named):
+        note = f"{note} Means over the edges of each peer, {len(named)} in all.".strip()
+    return _chart(title, means, run, note=note, **options)
+
+
+def _together(curves: Sequence[Points]) -> Points:
+    """The sum of curves, where all of them have a point."""
+    values: dict[float, list[float]] = {}
+    for points in curves:
+        for at, value in points:
+            values.setdefault(at, []).append(value)
+    return [(at, sum(own)) for at, own in values.items() if len(own) == len(curves)]
 
 
 def grouped(named: Curves) -> dict[str, Curves]:

@@ -1,11 +1,12 @@
 """What a run is: its options, its method in the words of its file, and who teaches whom."""
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from omegaconf import DictConfig
 
 from ssl_kd.config import config_folder
@@ -14,7 +15,7 @@ from ssl_kd.report.graph import arrows, drawing
 from ssl_kd.report.options import command
 from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
-from ssl_kd.show import links
+from ssl_kd.show import links, read
 
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 RULES = {
@@ -35,6 +36,7 @@ def sections(run: Reported) -> list[Section]:
     pairs = arrows(config)
     reading = (
         "An arrow goes from the peer that shows to the peer that learns from it, and names the term."
+        + (" A grey one goes to a peer that reads what the other says." if any(read(config).values()) else "")
         if pairs
         else "No peer of this run teaches another; each has its own task."
     )
@@ -63,7 +65,10 @@ def data_name(config: DictConfig) -> str:
 def lead(run: Reported) -> str:
     """The run in one sentence."""
     config, test = run.config, run.data.test
-    networks = [name for name, peer in run.cohort.peers.items() if any(True for _ in peer.parameters())]
+    weighty = [name for name, peer in run.cohort.peers.items() if any(True for _ in peer.parameters())]
+    reading = read(config)  # what reads others is no network that could be had alone
+    networks = [name for name in weighty if not reading[name]]
+    parts = [name for name in weighty if reading[name]]
     learning = sum(name in run.cohort.trainable for name in networks)
     others = len(networks) - learning
     who = (
@@ -71,11 +76,13 @@ def lead(run: Reported) -> str:
         if learning == 1
         else f"{_count(learning)} networks learned together"
     )
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+    among = f", and {listed} from what these say" if parts else ""
     beside = f", beside {_count(others).lower()} that did not learn by gradient" if others else ""
     tested = f"; {len(test):,} images test them" if test is not None else ""
     short = "" if run.summary else f" It is not finished: step {run.step:,} of {config.steps:,}."
     return (
-        f"{who}{beside}, on {len(run.data.train):,} images for {config.epochs} "
+        f"{who}{among}{beside}, on {len(run.data.train):,} images for {config.epochs} "
         f"{_plural('epoch', config.epochs)}{tested}.{short}"
     )
 
@@ -92,13 +99,24 @@ def method_header(method: str) -> str:
 
 
 def edges(config: DictConfig) -> Markup:
-    """The table of all edges."""
-    rows = []
+    """The table of all edges; those that differ in the teacher's output alone share a row."""
+    found: dict[tuple[str, ...], list[str]] = {}
     for term, loss, link in links(config):
         share = "" if link.share == 1 else f" / {round(1 / link.share)}"
-        rows.append([term, link.student, link.teacher or "itself", loss, f"{link.weight}{share}"])
+        teacher, _, output = link.teacher.partition(".")
+        row = term, link.student, teacher or "itself", loss, f"{link.weight}{share}"
+        found.setdefault(row, []).append(output)
+    rows = []
+    for (term, student, teacher, *rest), outputs in found.items():
+        shows = f"{teacher}.{', '.join(outputs)}" if any(outputs) else teacher
+        rows.append([term, *(_breakable(text) for text in (student, shows, *rest))])
     head = ["term", "student", "teacher", "loss", "weight"]
     return blocks.table(head, rows, "The edges of the cohort", words=(1, 2, 3, 4))
+
+
+def _breakable(text: str) -> Markup:
+    """May go on in the next line after a dot, a bracket or an underscore."""
+    return Markup(re.sub(r"([(_]|[.](?=[a-zA-Z]))", r"\1<wbr>", str(escape(text))))
 
 
 def _facts(run: Reported) -> list[tuple[str, str]]:

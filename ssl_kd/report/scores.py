@@ -11,6 +11,7 @@ from ssl_kd.report import blocks
 from ssl_kd.report.figures import called, cell, leaves
 from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
+from ssl_kd.selection import candidates
 
 NO_SCORES = {"parameters", "macs", "linear_penalty", "linear_held_out"}
 TITLES = {
@@ -38,7 +39,7 @@ def section(run: Reported) -> Section:
     rows = {name: {k: v for k, v in own.items() if k not in NO_SCORES} for name, own in rows.items()}
     if any(rows.values()):
         parts.append(table(rows, loud, f"Accuracy on {run.scored_on}, %"))
-    learn = {name: own for name, own in run.scores.items() if name not in run.cohort.frozen}
+    learn = {name: own for name, own in run.scores.items() if name in candidates(run.cohort)}
     if learn and all("parameters" in own for own in learn.values()):
         text = deploy(learn)
         parts.append(blocks.callout(f"{text[0].upper()}{text[1:]}."))
