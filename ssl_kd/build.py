@@ -17,7 +17,7 @@ from ssl_kd.data import Batches, Data
 from ssl_kd.data.adapt import hold_out
 from ssl_kd.data.parts import split
 from ssl_kd.data.relabel import taught
-from ssl_kd.encoder import Encoder
+from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.optim import param_groups
@@ -221,7 +221,7 @@ def build_cache(
         peer = cohort.peers[str(name)]
         if name not in cohort.frozen:
             raise InputError(f"{where}: only what a frozen peer says stays the same; leave cache out")
-        if _reads(peer):
+        if reads_of(peer):
             raise InputError(f'{where}: "{name}" reads what other peers say, which changes; leave cache out')
         if not getattr(recipe, "fixed", False):
             what = str(config.recipe.get("_target_", "")).rsplit(".", 1)[-1]
@@ -285,7 +285,7 @@ def _taken(peers: dict[str, nn.Module]) -> dict[str, set[str]]:
     taken: dict[str, set[str]] = {name: set() for name in peers}
     before: list[str] = []
     for name, peer in peers.items():
-        for address in _reads(peer):
+        for address in reads_of(peer):
             owner, _, output = address.partition(".")
             if owner not in before:
                 raise InputError(
@@ -297,12 +297,6 @@ def _taken(peers: dict[str, nn.Module]) -> dict[str, set[str]]:
             taken[owner].add(output)
         before.append(name)
     return taken
-
-
-def _reads(peer: nn.Module) -> list[str]:
-    """The addresses of what a peer reads of other peers."""
-    reads: Any = peer.sees if isinstance(peer, Encoder) else getattr(peer, "reads", ())
-    return [reads] if isinstance(reads, str) else [str(address) for address in reads]
 
 
 def _words(node: Any) -> set[str]:

@@ -185,7 +185,7 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
     node: Any = config
     for depth, part in enumerate(parts[:-1]):
         _known(node, part, parts[:depth])
-        if node[part] is None or (node[part] == {} and parts[0] in _OPEN):
+        if node.get(part) is None or (node[part] == {} and parts[0] in _OPEN):
             node[part] = {}
         node = node[part]
         if not isinstance(node, DictConfig):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, cat, nn, stack
 
@@ -106,3 +107,9 @@ class Encoder(nn.Module):
 def encoders(cohort: Cohort) -> dict[str, Encoder]:
     """The peers that embed images by themselves; a queue, say, does not, nor does what reads other peers."""
     return {name: peer for name, peer in cohort.peers.items() if isinstance(peer, Encoder) and not peer.sees}
+
+
+def reads_of(peer: nn.Module) -> list[str]:
+    """The addresses of what a peer reads of other peers."""
+    reads: Any = peer.sees if isinstance(peer, Encoder) else getattr(peer, "reads", ())
+    return [reads] if isinstance(reads, str) else [str(address) for address in reads]

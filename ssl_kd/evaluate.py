@@ -13,7 +13,7 @@ from ssl_kd.build import build_cohort
 from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.data import Data, Plain, Source, in_order
 from ssl_kd.data.adapt import subset
-from ssl_kd.encoder import Encoder
+from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
 from ssl_kd.probes.ensemble import ensemble, ensemble_knn
 from ssl_kd.probes.health import effective_rank
@@ -44,12 +44,8 @@ def needed(cohort: Cohort, peer: str) -> list[str]:
     """The peer and all that it reads, in their order."""
     found = {peer}
     for name in reversed(list(cohort.peers)):
-        other = cohort.peers[name]
         if name in found:
-            reads = other.sees if isinstance(other, Encoder) else getattr(other, "reads", ())
-            found |= {
-                str(address).partition(".")[0] for address in ([reads] if isinstance(reads, str) else reads)
-            }
+            found |= {address.partition(".")[0] for address in reads_of(cohort.peers[name])}
     return [name for name in cohort.peers if name in found]
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.build import build_cohort, build_terms
+from ssl_kd.build import build_cohort, build_optimizers, build_terms
 from ssl_kd.cast import add_others, expand_all, expand_pairs, learners, named
+from ssl_kd.cohort import Cohort
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
 from ssl_kd.peers import stage_at
@@ -319,3 +320,11 @@ def test_no_parts_said_are_the_parts_of_the_method():
 def test_an_added_peer_is_like_the_first_that_learns():
     peers = "peers={t: {backbone: resnet20, frozen: true}, a: resnet8, b: resnet8}"
     assert compose(["method=ffsd", peers]).peers.leader.backbone.name == "resnet8"
+
+
+def test_an_option_inside_a_group_that_an_added_peer_does_not_have_yet_can_be_given():
+    words = ["method=ffsd", "peers={a: resnet8, b: resnet8}"]
+    assert compose([*words, "others.leader.optim.rate=0.1"]).peers.leader.optim == {"rate": 0.1}
+    config = compose([*words, "others.leader.optim.rat=0.1"])
+    with pytest.raises(InputError, match='"peers.leader.optim.rat" is not an option; did you mean "rate"'):
+        build_optimizers(config, Cohort({"leader": torch.nn.Linear(2, 2)}))
