@@ -1,6 +1,6 @@
 """What each method costs over the plain pair: seconds per step, peak memory, and where the time goes.
 
-    python benchmarks/methods.py [backbone=resnet20] [batch_size=256] [steps=8] [rounds=3]
+    python benchmarks/methods.py [backbone=resnet20] [batch_size=256] [steps=8] [rounds=3] ['only=[fusion]']
 
 Each method is a process of its own in each round, all methods one after the other, so that a slow spell of
 the machine hits all alike; the first of them, a DoGo pair, is the measure for those without labels, and `dml`
@@ -21,17 +21,18 @@ from typing import Any
 
 import numpy as np
 
-DEFAULTS: dict[str, Any] = {"backbone": "resnet20", "batch_size": 256, "steps": 8, "rounds": 3}
+DEFAULTS: dict[str, Any] = {"backbone": "resnet20", "batch_size": 256, "steps": 8, "rounds": 3, "only": []}
 SSL, LABELS = "dogo", "dml"
 METHODS = {
-    SSL: "method=dogo",
-    "exits, light": "method=ssl_kd parts=[peers,exits]",
-    "exits, own": "method=ssl_kd parts=[peers,exits] peer.heads.exit1._target_=ssl_kd.exits.own "
-    "peer.heads.exit2._target_=ssl_kd.exits.own",
+    SSL: "method=dogo separate_views=false",
+    "own views": "method=dogo",
+    "exits, light": "method=ssl_kd parts=[peers,exits] separate_views=false",
+    "exits, own": "method=ssl_kd parts=[peers,exits] separate_views=false "
+    "peer.heads.exit1._target_=ssl_kd.exits.own peer.heads.exit2._target_=ssl_kd.exits.own",
     "fusion": "method=ssl_kd parts=[peers,fusion]",
     "fusion, shift": "method=ssl_kd parts=[peers,fusion,shift]",
     "all": "method=ssl_kd parts=[peers,exits,fusion]",
-    "ema": "method=ssl_kd parts=[peers,ema]",
+    "ema": "method=ssl_kd parts=[peers,ema] separate_views=false",
     LABELS: "method=dml",
     "dcm": "method=dcm",
     "ffsd": "method=ffsd",
@@ -65,11 +66,13 @@ def main(asked: dict[str, Any]) -> None:
     names = f"{asked['backbone']},{asked['backbone']}"
     common = [f"peers=[{names}]", f"batch_size={asked['batch_size']}", "epochs=100"]
     common += ["data=arrays", f"data.path={place}"]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
+    wanted = {name: [] for name in METHODS if name in (SSL, LABELS) or name in (asked["only"] or METHODS)}
+    found: dict[str, list[dict[str, Any]]] = wanted
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     for number in range(asked["rounds"]):
-        for name, words in METHODS.items():
-            command = [sys.executable, __file__, "--one", str(asked["steps"]), *words.split(), *common]
+        for name in found:
+            words = METHODS[name].split()
+            command = [sys.executable, __file__, "--one", str(asked["steps"]), *words, *common]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             result = json.loads(said.splitlines()[-1])
             found[name].append(result)

@@ -35,6 +35,7 @@ PEER_KEYS = (
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
 INCIDENTAL_DATA = ("workers", "resident_bytes")
+_SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
 _OPEN = ("peers", "peer", "others", "terms", "presets", "part")
 
@@ -82,7 +83,7 @@ def compose(words: Sequence[str]) -> DictConfig:
     ]
     for key, value in (item for item in assigned if item not in later):
         _assign(config, key, value)
-    separate = bool(config.separate_views)
+    separate = _separate(config, asked=any(key == "separate_views" for key, _ in assigned))
     config.peers = named(config.peers, config.pop("peer"), separate)
     users = [item for item in later if item[0].lstrip("~").split(".")[1] in config.peers]
     for key, value in users:
@@ -262,6 +263,21 @@ def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
             )
     for name in (name for name in definitions if name in chosen):  # in the method's order
         overlay(config, definitions[name])
+
+
+def _separate(config: DictConfig, asked: bool) -> bool:
+    """Whether peers see views of their own; a method's wish ends at one peer, or a recipe that cannot."""
+    recipe = config.recipe.get("_target_")
+    able = recipe == _SEPARABLE or "streams" in config.recipe
+    if config.separate_views and asked and not able:
+        raise InputError(
+            f"separate_views needs a recipe that makes views for each peer, and {recipe} makes one set; "
+            'one of your own does with an argument "streams", the names of the peers, and recipe.streams=[]'
+        )
+    alone = isinstance(config.peers, str) or len(config.peers or ()) == 1
+    if not asked and (alone or not able):
+        config.separate_views = False
+    return bool(config.separate_views)
 
 
 def _last(assigned: Sequence[tuple[str, Any]], key: str, default: Any) -> Any:

@@ -135,7 +135,9 @@ def _peak_memory(torch: Any) -> int:
 
 def _peer_table(config: DictConfig) -> Table:
     table = Table(title="peers", title_justify="left")
-    for column in ("peer", "backbone", "heads"):
+    inputs = {name: _input(peer) for name, peer in config.peers.items()}
+    several = set(inputs.values()) != {"views"}
+    for column in ("peer", "backbone", *(["sees"] if several else []), "heads"):
         table.add_column(column)
     for name, peer in config.peers.items():
         network = peer.get("backbone", peer)
@@ -143,8 +145,16 @@ def _peer_table(config: DictConfig) -> Table:
             f"{head} = {_call(OmegaConf.to_container(node))}"
             for head, node in (peer.get("heads") or {}).items()
         ]
-        table.add_row(str(name), network.get("name", network.get("_target_")), "\n".join(heads))
+        sees = [inputs[name]] if several else []
+        table.add_row(str(name), network.get("name", network.get("_target_")), *sees, "\n".join(heads))
     return table
+
+
+def _input(peer: DictConfig) -> str:
+    """The views, or the outputs of others, that a peer is given."""
+    found = [peer[key] for key in ("sees", "reads", "shown") if peer.get(key)]
+    seen = found[0] if found else "" if "_target_" in peer else peer.get("views", "views")
+    return seen if isinstance(seen, str) else ", ".join(seen)
 
 
 def _call(node: Any) -> str:

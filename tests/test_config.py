@@ -141,6 +141,46 @@ def test_every_entry_of_views_is_a_peers_own_when_views_are_separate():
     assert compose(["separate_views=true", "peers={a: resnet8}"]).peers.a.views == "views_a"
 
 
+PAIR = "peers={a: resnet8, b: resnet8}"
+
+
+@pytest.mark.parametrize(
+    ("words", "views"),
+    [
+        (["method=dogo", PAIR], ["views_a", "views_b"]),
+        (["method=dogo", PAIR, "separate_views=false"], ["views", "views"]),
+        (["method=dogo", "peers={a: resnet8}"], ["views"]),  # alone it is SimCLR to the bit
+        (["method=dogo", "peers=resnet8"], ["views"]),
+        (["method=dogo", PAIR, "recipe={_target_: mine.recipe}"], ["views", "views"]),
+        (["method=dogo", PAIR, "recipe={_target_: mine.recipe, streams: []}"], ["views_a", "views_b"]),
+        (["method=exits", PAIR], ["views_a", "views_b"]),
+        (["method=ssl_kd", "parts=[peers,exits,deepest]", PAIR], ["views_a", "views_b"]),
+        (["method=ssl_kd", "parts=[ema]", "peers=[resnet8]"], ["views", "views"]),
+        (["method=ssl_kd", "parts=[teacher]", "others.teacher.weights=x", PAIR], ["views"] * 3),
+        (["method=ssl_kd", "parts=[teacher]", "separate_views=true", "others.teacher.weights=x", PAIR],
+         ["views_a", "views_b", "views_teacher"]),
+        (["method=dml", PAIR], ["views", "views"]),
+    ],
+)  # fmt: skip
+def test_a_method_may_wish_views_of_their_own_for_its_peers(words, views):
+    config = compose(words)
+    assert [peer.get("views", "views") for peer in config.peers.values()] == views
+    assert (config.recipe.get("streams") or None) == (
+        list(config.peers) if "views_a" in views else None
+    ) and config.separate_views == ("views_a" in views)
+
+
+def test_what_is_fused_was_said_of_the_same_views():
+    config = compose(["method=ssl_kd", PAIR])
+    assert not config.separate_views and "streams" not in config.recipe
+
+
+@pytest.mark.parametrize("recipe", ["recipe=supervised", "recipe=plain", "recipe={_target_: mine.recipe}"])
+def test_views_of_their_own_that_a_recipe_cannot_make_are_refused(recipe):
+    with pytest.raises(InputError, match="separate_views needs a recipe that makes views for each peer"):
+        compose(["method=dogo", PAIR, recipe, "separate_views=true"])
+
+
 def test_mean_and_std_may_be_one_number_for_each_channel():
     assert list(compose(["data=arrays", "data.path=x.npz", "data.mean=[0.5,0.4,0.3]"]).data.mean) == [
         0.5,

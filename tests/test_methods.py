@@ -207,7 +207,6 @@ def test_a_part_switched_off_leaves_no_peer_no_head_no_map_and_no_term(part):
             ["method=ssl_kd", "separate_views=true"],
             '"fusion" reads what other networks say of the same views',
         ),
-        (["method=ffsd", "separate_views=true"], '"fusion" reads what other networks say of the same views'),
         (["method=ffsd", "data.size=4"], "fusion needs maps of at least 2 x 2, and the smallest is 1 x 1"),
         (["method=ssl_kd", "data.size=4"], "fusion needs maps of at least 2 x 2, and the smallest is 1 x 1"),
         (["method=ssl_kd", "others.maps.how=sum"], 'how is "sum", but can be: mean, similarity, maps'),
