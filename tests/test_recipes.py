@@ -425,7 +425,7 @@ def test_the_plain_recipe_is_what_probes_see_in_every_step():
 @pytest.mark.parametrize("name", [name for name in choices("recipe") if name not in ONE_VIEW])
 def test_every_recipe_of_views_makes_them_for_any_data(name):
     for data, channels in (("digits", 1), ("cifar10", 3)):
-        config = compose([f"recipe={name}", f"data={data}"])
+        config = compose(["method=simclr", f"recipe={name}", f"data={data}"])
         views = make(config.recipe)(raw(channels=channels), 0)["views"]
         assert views.shape == (2, 16, channels, config.data.size, config.data.size)
 

@@ -250,7 +250,9 @@ def test_accumulated_batches_see_the_images_and_views_of_the_whole_one():
         config = compose([*words, "batch_size=32"])
         batch = next(build_batches(config, read_data(config), torch.device("cpu"))[0](3))
         parts = batch if isinstance(batch, list) else [batch]
-        found.append(torch.cat([part["views"] for part in parts], 1))
+        found.append(
+            torch.cat([torch.cat([part[f"views_{peer}"] for part in parts], 1) for peer in config.peers])
+        )
     assert torch.equal(*found)
     words = [*QUICK, "accumulate=4", "epochs=1", "probe.linear=false", "log_every=1"]
     assert main([*words, "run=runs/a"]) == main([*words, "run=runs/b", "grad_cache=true"]) == 0
@@ -334,7 +336,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(words, says, capsys):
 
 
 def test_a_peer_that_sees_what_no_recipe_makes_is_refused(capsys):
-    said = refused([*QUICK, "peer.views=vews", "dry_run=true"], capsys)
+    said = refused([*QUICK, "peer.views=vews", "separate_views=false", "dry_run=true"], capsys)
     assert 'a peer sees "vews", which no recipe makes; there are: label, index, row, rows, views' in said
 
 
