@@ -90,7 +90,7 @@ def build_terms(config: DictConfig) -> list[Term]:
             terms.append(function(node, path))
             continue
         options = {key: make(value) for key, value in node.items() if key not in ("_target_", "loss")}
-        if "loss" not in node:
+        if not isinstance(node.get("loss"), DictConfig):
             raise InputError(f"{path}.loss is needed: the function that the term computes")
         try:
             term = shape(name=str(name), loss=function(node.loss, f"{path}.loss"), **options)
@@ -104,12 +104,16 @@ def build_terms(config: DictConfig) -> list[Term]:
 
 
 def build_cohort(
-    config: DictConfig, shape: tuple[int, int, int], terms: Sequence[Term] | None = None
+    config: DictConfig,
+    shape: tuple[int, int, int],
+    terms: Sequence[Term] | None = None,
+    sources: bool = True,
 ) -> Cohort:
     """The cohort on the CPU, each peer's weights drawn from the stream of its own name.
 
     shape: (C, H, W) of the images; networks are made for squares of `data.size`.
     terms: with them, the cohort gives out only what they read.
+    sources: whether `weights` of peers are read; not where a checkpoint of this cohort follows.
     """
     peers: dict[str, nn.Module] = {}
     follow, frozen = {}, []
@@ -118,7 +122,7 @@ def build_cohort(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "weights", str(name)))
             peers[str(name)] = build_peer(str(name), node, surroundings)
-        if node.get("weights"):
+        if node.get("weights") and sources:
             start_from(peers[str(name)], str(name), node.weights, whole=bool(node.get("frozen")))
         if node.get("frozen"):
             frozen.append(str(name))
@@ -157,7 +161,9 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
             raise InputError(
                 f'"{path}.{odd[0]}" is not an option; {nearest(str(odd[0]), list(config.optim))}'
             )
-        node = given.get("optimizer", config.optim.optimizer)
+        node = given.get("optimizer", config.optim.get("optimizer"))
+        if node is None or (given.get("rate") is None and config.optim.get("rate") is None):
+            raise InputError(f"{path} needs an optimizer and a rate; optim=adamw, lars or sgd has them")
         takes = inspect.signature(target(node, f"{path}.optimizer")).parameters
         fused = {"fused": True} if "fused" in takes and not {"fused", "foreach"} & node.keys() else {}
         decay = node.get("weight_decay", 0.0)
@@ -188,7 +194,14 @@ def build_batches(
         raise InputError(f"labels has the options noise, file and key, not {labels}")
     train = taught(data.train, **labels)  # for training alone: what is scored keeps the data's labels
     loader = Batches(
-        train, config.batch_size, seed=config.seed, rank=rank, world=world, device=device, **extra
+        train,
+        config.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world=world,
+        parts=config.accumulate,
+        device=device,
+        **extra,
     )
     node = config.recipe
     takes = inspect.signature(target(node, "recipe")).parameters
@@ -213,10 +226,8 @@ def build_cache(
     """
     names = []
     for name, node in config.peers.items():
-        where, wanted = f"peers.{name}.cache", node.get("cache", False)
-        if not isinstance(wanted, bool):
-            raise InputError(f'{where} must be true or false, and "{wanted}" is not')
-        if not wanted:
+        where = f"peers.{name}.cache"
+        if not node.get("cache"):
             continue
         peer = cohort.peers[str(name)]
         if name not in cohort.frozen:

@@ -37,7 +37,8 @@ Options are key=value; configs/config.yaml lists them with their defaults.
   dry_run=true builds everything, runs one step and says what the run needs
 
 Exit codes: 0 done, 1 a run of a study failed, 2 bad input (one sentence says what), 3 stopped by
-health.on_collapse=stop, 130 by Ctrl-C with the state saved.
+health.on_collapse=stop, 75 stopped by Ctrl-C, SIGTERM or SIGUSR1 and saved (the same command continues:
+requeue the job), 130 stopped at once by a second Ctrl-C.
 """
 
 
@@ -104,7 +105,7 @@ def probe(name: str, words: list[str]) -> int:
     data = [word for word in words if word.startswith("data=")]
     given = options([word for word in words if word not in data]) | dict(word.split("=", 1) for word in data)
     folder, device = given.pop("run", None), given.pop("device", "auto")
-    if folder is None:
+    if folder in (None, ""):
         raise InputError("run is needed; give it as run=runs/NAME")
     from ssl_kd.console import console
     from ssl_kd.machine import pick_device, set_threads
@@ -128,9 +129,10 @@ def timing(words: list[str]) -> int:
     count = options(own).get("measure", 20)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InputError(f'measure must be a whole number of steps, at least 1, and "{count}" is not')
+    steps = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("steps=")]
+    if steps:
+        raise InputError(f"steps is filled in by the data; measure={steps[-1]} says how many to measure")
     config = compose([word for word in words if word not in own])
-    if config.steps is not None:
-        raise InputError(f"steps is filled in by the data; measure={config.steps} says how many to measure")
     if config.processes and config.processes > 1 and not launched():
         raise InputError(
             "timing starts no processes of its own; start them with accelerate launch or torchrun, "

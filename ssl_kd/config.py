@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from ssl_kd.cast import add_others, described, expand_all, expand_pairs, named, overlay
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.values import SHAPES, check, check_whole
 
 GROUPS = ("method", "data", "recipe", "optim")
 PEER_KEYS = (
@@ -33,11 +34,12 @@ PEER_KEYS = (
     "cache",
 )
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
-INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "dry_run", "probe")
+INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "keep", "dry_run", "probe")
 INCIDENTAL_DATA = ("workers", "resident_bytes")
 _SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
 _OPEN = ("peers", "peer", "others", "terms", "presets", "part")
+_FROM_DATA = {"steps": "epochs= says how long to train", "classes": "it counts its own"}
 
 
 def config_folder() -> Path:
@@ -57,6 +59,13 @@ def compose(words: Sequence[str]) -> DictConfig:
     Peers are expanded from the method's template, "all" in a term into the names of the learning peers.
     `${steps}` and `${classes}` stay open until the data is read. Raises InputError.
     """
+    try:
+        return _compose(words)
+    except OmegaConfBaseException as error:
+        raise InputError(f"the options do not fit together: {str(error).splitlines()[0]}") from error
+
+
+def _compose(words: Sequence[str]) -> DictConfig:
     picked, assigned = _split(words)
     config = _hydra(picked)
     suits = config.data.pop("suits", None) or {}
@@ -83,14 +92,17 @@ def compose(words: Sequence[str]) -> DictConfig:
     ]
     for key, value in (item for item in assigned if item not in later):
         _assign(config, key, value)
+    check(config, SHAPES)
     separate = _separate(config, asked=any(key == "separate_views" for key, _ in assigned))
     config.peers = named(config.peers, config.pop("peer"), separate)
     users = [item for item in later if item[0].lstrip("~").split(".")[1] in config.peers]
     for key, value in users:
         _assign(config, key, value)
+    check(config, SHAPES)
     everyone = add_others(config.peers, config.pop("others"), separate)
     for key, value in (item for item in later if item not in users):
         _assign(config, key, value)
+    check(config, SHAPES)
     _finish(config, everyone)
     return config
 
@@ -183,6 +195,8 @@ def _hydra(picked: Sequence[str]) -> DictConfig:
 def _assign(config: DictConfig, key: str, value: Any) -> None:
     delete, key = key.startswith("~"), key.lstrip("~")
     parts = key.split(".")
+    if key in _FROM_DATA:
+        raise InputError(f"{key} is filled in by the data; {_FROM_DATA[key]}")
     node: Any = config
     for depth, part in enumerate(parts[:-1]):
         _known(node, part, parts[:depth])
@@ -193,6 +207,11 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
             raise InputError(f'"{".".join(parts[: depth + 1])}" is {node}, not a group of options')
     _known(node, parts[-1], parts[:-1], last=True)
     if delete:
+        if not parts[1:] or not (parts[0] in _OPEN or "_target_" in node):
+            raise InputError(
+                f'"{key}" is always there and cannot be taken away; ~ takes away a peer, a head, a term, or '
+                "an option of what `_target_` names"
+            )
         node.pop(parts[-1], None)
         return
     old = node.get(parts[-1]) if not OmegaConf.is_missing(node, parts[-1]) else None
@@ -253,7 +272,9 @@ def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
     definitions = config.pop("part")
     chosen = _last(assigned, "parts", None)
     chosen = config.parts if chosen is None else chosen
-    chosen = [chosen] if isinstance(chosen, str) else list(chosen or [])
+    chosen = [chosen] if isinstance(chosen, str) else chosen or []
+    if not isinstance(chosen, list | ListConfig):
+        raise InputError(f"parts is a list of names, as in parts=[peers,exits], not {chosen}")
     if chosen and not definitions:
         raise InputError(f"the method {config.method} has no parts to choose")
     for name in chosen:
@@ -309,9 +330,16 @@ def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
         config.terms[name] = term
     if config.separate_views:
         config.recipe.streams = list(config.peers)
+    try:
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"an option refers to what is not there: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise InputError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    check_whole(config)
+    if config.run is not None:
+        config.run = str(config.run)  # a folder may be called 3
     for key in ("path", "root"):  # a run is evaluated from any folder
         value = config.data.get(key)
         if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):

@@ -1,5 +1,9 @@
-"""What makes several processes equal one: a gather with gradient, and batch norm over all of them."""
+"""What makes several processes equal one: a gather with gradient, and batch norm over all of them.
 
+And weights that are shared out over the processes (FSDP2).
+"""
+
+import os
 from typing import Any
 
 import torch
@@ -7,6 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_kd.errors import InputError
 
 
 def world() -> int:
@@ -132,3 +138,37 @@ def global_batch_norm(module: nn.Module) -> nn.Module:
         if new is not child:
             setattr(module, name, new)
     return module
+
+
+def shard(cohort: nn.Module) -> nn.Module:
+    """Shares out each peer's weights, gradients and optimiser state over the processes, in place (FSDP2).
+
+    cohort: a `Cohort` after `global_batch_norm`; the optimisers are made afterwards, and the cohort goes to
+        `fit` without `Accelerator.prepare`. It is for `fit`: runs and probes want whole networks.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for peer in cohort.get_submodule("peers").children():
+        if next(peer.parameters(), None) is not None:
+            # Shares again after the forward pass: a follower, which has no backward, is averaged in shares.
+            fully_shard(peer, reshard_after_forward=True)
+    return cohort
+
+
+def whole(value: Tensor) -> Tensor:
+    """The tensor of which each process has a share, for all of them to call; any other as it is."""
+    if type(value) in (Tensor, nn.Parameter):
+        return value
+    from torch.distributed.tensor import DTensor  # half a second, for those who need it
+
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def check_launcher() -> None:
+    """Refuses what shares out weights behind `ssl-kd train`, which saves and scores whole networks."""
+    for key, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(f"ACCELERATE_USE_{key}", "").lower() == "true":
+            raise InputError(
+                f"ssl-kd train does not run under {name}, since it saves and scores whole networks; leave "
+                f"{name} out of the launcher's config, or train from Python under ssl_kd.distributed.shard"
+            )

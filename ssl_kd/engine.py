@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Batch, Cohort, Outputs
-from ssl_kd.distributed import world
+from ssl_kd.errors import InputError
+from ssl_kd.finite import NonFinite as NonFinite
+from ssl_kd.finite import check_finite, lengths
 from ssl_kd.schedules import Weight, at
 
 Scalars = dict[str, tuple[Tensor, float]]
@@ -21,11 +23,7 @@ Weigh = Callable[[int, Scalars], Scalars]
 # The parts of a batch and what was said on each -> the whole batch and what was said on it.
 Join = Callable[[Sequence[Batch], Sequence[Mapping[str, Outputs]]], tuple[Batch, Mapping[str, Outputs]]]
 
-NON_FINITE_CHECK = 20  # steps between two looks at the losses on an accelerator, where each look waits
-
-
-class NonFinite(RuntimeError):
-    """A term became infinite or not a number. The step and the term (with its peer) are in the message."""
+NON_FINITE_CHECK = 20  # steps between two looks for what is not finite on an accelerator, where each waits
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,14 @@ class Result:
     """What a step did.
 
     terms: name -> (raw scalar, weight), means over the accumulated batches; outputs: one per batch, detached.
+    gradients: the parameters that got one, and the length of each (P,), before clipping; None where a scaler
+        (float16) leaves out steps whose gradients overflow.
     """
 
     loss: Tensor
     terms: dict[str, tuple[Tensor, float]]
     outputs: list[dict[str, Outputs]]
+    gradients: tuple[list[Tensor], Tensor] | None = None
 
 
 def step(
@@ -59,6 +60,8 @@ def step(
     clip: largest gradient norm of each peer.
     join: with it, the terms see the parts of a list as one batch (gradient caching, at the price of a second
         forward pass); without it, each part by itself.
+    Raises InputError for a batch too small for batch norm and, on a CPU, NonFinite for a term or a gradient
+    that is not finite, before any weight moves.
     """
     module: Cohort = accelerator.unwrap_model(cohort, keep_fp32_wrapper=True)
     parts = batch if isinstance(batch, list) else [batch]
@@ -66,7 +69,16 @@ def step(
 
     def forward(number: int) -> dict[str, Outputs]:
         module.begin(index, number)
-        return cohort({**parts[number], "step": torch.tensor(index)}, knowns[number])
+        try:
+            return cohort({**parts[number], "step": torch.tensor(index)}, knowns[number])
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            shape = str(error).partition("[")[2].partition("]")[0]
+            raise InputError(
+                f"step {index + 1}: batch norm needs more than one value per channel, and a layer got "
+                f"({shape}); take a larger batch, or fewer parts of it"
+            ) from error
 
     def scalars(said: Mapping[str, Outputs], part: Batch) -> Scalars:
         own = _scalars(terms, said, part, index)
@@ -80,6 +92,10 @@ def step(
         result = _accumulate(parts, scalars, forward, apart, accelerator.backward)
     else:
         result = _cache(module, parts, scalars, forward, apart, accelerator.backward, join)
+    if accelerator.scaler is None:
+        result = replace(result, gradients=lengths(optimizers))
+    if accelerator.device.type == "cpu":  # where a look costs nothing
+        check_finite([(index, result)], terms, module, parts)
     if clip is not None:
         for name in module.trainable:
             accelerator.clip_grad_norm_(module.peers[name].parameters(), clip)
@@ -178,13 +194,17 @@ def fit(
     watchers: called as `watcher(steps done, result)` after every step; they may stop the loop by raising.
     clip, join, weigh: see `step`.
     known: called once with each batch, or each part of one: outputs of peers that need not run on it.
-    Raises NonFinite when a loss is not finite: after that step on a CPU, within NON_FINITE_CHECK steps
-    elsewhere.
+    Raises NonFinite when a term or a gradient is not finite: in that step on a CPU, before any weight moves;
+    within NON_FINITE_CHECK steps elsewhere.
     """
+    if accelerator.distributed_type == "DEEPSPEED":
+        raise InputError(
+            "fit does not run under DeepSpeed, whose engine takes one optimiser and steps by itself; "
+            "ssl_kd.distributed.shard shares out the weights"
+        )
     cohort.train()
     stream = batches(start)
     pending: list[tuple[int, Result]] = []
-    every = 1 if accelerator.device.type == "cpu" else NON_FINITE_CHECK
     for index in range(start, steps):
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
@@ -205,10 +225,11 @@ def fit(
             join=join,
             weigh=weigh,
         )
-        pending.append((index, Result(result.loss, result.terms, [])))
-        if len(pending) >= every or index == steps - 1:
-            _check_finite(pending)
-            pending.clear()
+        if accelerator.device.type != "cpu":
+            pending.append((index, replace(result, outputs=[])))
+            if len(pending) == NON_FINITE_CHECK or index == steps - 1:
+                check_finite(pending, terms, accelerator.unwrap_model(cohort, keep_fp32_wrapper=True))
+                pending.clear()
         for watcher in watchers:
             watcher(index + 1, result)
 
@@ -219,6 +240,10 @@ def _scalars(terms: Sequence[Term], outputs: Mapping[str, Outputs], batch: Batch
         for key, value in term(outputs, batch, index).items():
             if key in scalars:
                 raise ValueError(f'two terms are called "{key}"')
+            if value[0].dim():
+                raise InputError(
+                    f'the term "{key}" gives {tuple(value[0].shape)}, and a term is one number; take the mean'
+                )
             scalars[key] = value
     return scalars
 
@@ -239,18 +264,3 @@ def _leaves(values: Mapping[str, Any], learns: bool) -> Outputs:
 
 def _detached(values: Mapping[str, Any]) -> Outputs:
     return {key: value.detach() if isinstance(value, Tensor) else value for key, value in values.items()}
-
-
-def _check_finite(pending: Sequence[tuple[int, Result]]) -> None:
-    bad = ~torch.isfinite(torch.stack([result.loss for _, result in pending])).all()
-    if world() > 1:  # all processes stop together, whoever met it
-        count = bad.to(torch.int32)
-        torch.distributed.all_reduce(count)
-        bad = count > 0
-    if not bad:
-        return
-    for index, result in pending:
-        for key, (raw, _) in result.terms.items():
-            if not torch.isfinite(raw):
-                raise NonFinite(f'step {index + 1}: the term "{key}" is {float(raw)}')
-    raise NonFinite(f"step {pending[-1][0] + 1}: a loss is not finite on another process")

@@ -22,22 +22,33 @@ def nearest(name: str, known: list[str]) -> str:
 
 def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
     """Runs `work(words)`; bad input becomes one sentence on stderr and exit code 2."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the user's own functions, by `_target_`
+    here = os.getcwd()
+    # The user's own functions, by `_target_`. Last, so that no file there is taken for a package: the current
+    # folder may be one of data, or somebody's run.
+    sys.path[:] = [*(entry for entry in sys.path if entry not in ("", here)), here]
     try:
         return work(words)
     except InputError as error:
-        follower = os.environ.get("RANK", "0") != "0"
-        if follower:
-            time.sleep(3)  # where the first process met the same, it says so, and this one is ended
-        print(f"ssl-kd: {error}", file=sys.stderr, flush=True)
-        if follower:
-            os._exit(2)  # an orderly end would first wait for the others, who wait for this one
-        return 2
+        return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
-    except Exception:
+    except Exception as error:
+        from ssl_kd.machine import lacks_memory
+
+        if advice := lacks_memory(error):
+            return _refuse(advice)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Most likely another process is ending: what it says is the cause, and this one is ended with it.
             time.sleep(6)
         raise
+
+
+def _refuse(sentence: str) -> int:
+    follower = os.environ.get("RANK", "0") != "0"
+    if follower:
+        time.sleep(3)  # where the first process met the same, it says so, and this one is ended
+    line = "".join(c if c.isprintable() else " " for c in sentence)  # names in it may be anybody's
+    print(f"ssl-kd: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    if follower:
+        os._exit(2)  # an orderly end would first wait for the others, who wait for this one
+    return 2

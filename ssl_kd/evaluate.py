@@ -17,6 +17,7 @@ from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
 from ssl_kd.probes.ensemble import ensemble, ensemble_knn
 from ssl_kd.probes.health import effective_rank
+from ssl_kd.run import Run
 
 PROBES = ("knn", "linear", "top1")
 RANK_IMAGES = 2048  # of the train split, evenly spaced
@@ -117,7 +118,12 @@ class Evaluator:
 
     def untrained(self) -> Cohort:
         """The cohort as it was before the first step."""
-        return build_cohort(self.config, self.data.train.shape).to(self.device)
+        run = Run(self.config.run) if self.config.run else None
+        begun = run is not None and run.self_contained
+        cohort = build_cohort(self.config, self.data.train.shape, sources=not begun)
+        if run is not None and begun:
+            run.load_start(cohort)
+        return cohort.to(self.device)
 
     def rank(self, cohort: Cohort) -> float:
         """Effective rank of the embeddings of train images, mean over the learning peers; needs no label."""

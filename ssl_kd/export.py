@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ssl_kd.data.files import first_line
 from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.evaluate import classifiers
@@ -26,7 +28,9 @@ def export(folder: str, peer: str | None = None, to: str | None = None, checkpoi
     """
     finished = load(folder, checkpoint=checkpoint)
     there = finished.encoders
-    if peer is None and len(there) > 1:
+    if not there:
+        raise InputError(f"{folder} has no peer that embeds images, and so nothing to deploy")
+    if not peer and len(there) > 1:
         raise InputError(f"peer is needed; {folder} has: {', '.join(there)}")
     name = peer or next(iter(there))
     if name not in there:
@@ -38,6 +42,9 @@ def export(folder: str, peer: str | None = None, to: str | None = None, checkpoi
         for key, value in encoder.state_dict().items()
         if key.startswith("backbone.") or key.split(".")[1] in kept
     }
+    odd = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if odd:
+        raise InputError(f'the weights of "{name}" in {folder} are not finite ("{odd[0]}"), and not exported')
     node = finished.config.peers[name]
     about: dict[str, Any] = {
         "peer": name,
@@ -55,8 +62,10 @@ def export(folder: str, peer: str | None = None, to: str | None = None, checkpoi
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, {"ssl_kd": json.dumps(about)})
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} cannot be written ({first_line(error)}); name another file by to="
+        ) from error
     dropped = [head for head in encoder.heads if head not in kept]
     count = sum(p.numel() for key, p in encoder.named_parameters() if key in tensors)
     left = f"; left out: {', '.join(dropped)}" if dropped else ""
@@ -81,7 +90,7 @@ def main(given: Mapping[str, Any]) -> int:
     odd = [key for key in given if key not in OPTIONS]
     if odd:
         raise InputError(f'"{odd[0]}" is not an option of export; {nearest(odd[0], list(OPTIONS))}')
-    if given.get("run") is None:
+    if given.get("run") in (None, ""):
         raise InputError("run is needed; give it as run=runs/NAME")
     print(export(*(None if given.get(key) is None else str(given[key]) for key in OPTIONS)))  # type: ignore[arg-type]
     return 0

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ssl_kd.errors import InputError
+
 
 def mlp(
     in_features: int,
@@ -17,6 +19,10 @@ def mlp(
     layer, whose Linear then has no bias (SimCLR's code; Chen et al. 2020).
     Defaults are DoGo's projector (Bhat et al. 2021).
     """
+    if out < 1 or layers < 1 or (hidden is not None and hidden < 1):
+        raise InputError(
+            f"a head needs out, hidden and layers of at least 1, not {out}, {hidden} and {layers}"
+        )
     between = hidden or in_features
     parts: list[nn.Module] = []
     for _ in range(layers - 1):

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from ssl_kd.signals import passed_on
 
 
 def cores() -> int:
@@ -25,7 +27,8 @@ def launched() -> bool:
 def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
     """Runs `ssl-kd train words...` in `processes` processes; returns the exit code of one that failed, or 0.
 
-    Ctrl-C reaches all of them from the terminal. When one fails, the others are ended.
+    Ctrl-C reaches all of them from the terminal, other signals are passed on. When one ends with a code, the
+    others are asked to.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,16 +45,25 @@ def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
         )
         for rank in range(processes)
     ]
-    while True:
-        try:
-            return _wait(children)
-        except KeyboardInterrupt:
-            continue  # the children have it too; they save and end by themselves
+    with passed_on(_to(children)):
+        while True:
+            try:
+                return _wait(children)
+            except KeyboardInterrupt:
+                continue  # the children have it too; they save and end by themselves
+
+
+def _to(children: Sequence[subprocess.Popen]) -> Callable[[int], None]:
+    def send(number: int) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    return send
 
 
 def _wait(children: Sequence[subprocess.Popen]) -> int:
     while None in (codes := [child.poll() for child in children]):
-        if any(code not in (None, 0, 130) for code in codes):
+        if any(codes):
             time.sleep(1.0)  # the others may be about to say why, too
             for child in children:
                 child.terminate()

@@ -41,6 +41,27 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def lacks_memory(error: BaseException) -> str:
+    """What to do about an error that is a want of memory, in a sentence; "" for any other error."""
+    said = str(error)
+    if "DataLoader worker" in said and ("killed by signal" in said or "exited unexpectedly" in said):
+        return (
+            "a process that decodes images was ended for want of memory: take fewer of them by "
+            "data.workers=, or a smaller batch_size="
+        )
+    # oneDNN says of what it could not allocate only that it could not be made
+    on_cpu = isinstance(error, MemoryError) or any(
+        text in said for text in ("can't allocate memory", "could not create a primitive", "bad_alloc")
+    )
+    if not on_cpu and not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in said:
+        return ""
+    place = "the machine" if on_cpu else "the accelerator"
+    return (
+        f"{place} has not enough memory: lower batch_size=, take each batch in parts by accumulate=, hold no "
+        "decoded images by data.resident_bytes=0, or take fewer or smaller peers"
+    )
+
+
 def pick_device(wanted: str) -> str:
     """cpu, cuda or mps. Raises InputError for one that is not here."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -29,6 +29,8 @@ ROWS = 512  # of a batch that are looked at: the cost of some figures grows with
 class Collapsed(Exception):
     """A network has collapsed, and the run was asked to stop there."""
 
+    state = "stopped"
+
 
 @dataclass(frozen=True)
 class Watch:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssl_kd.build import build_batches, read_data
+from ssl_kd.build import build_batches, check_options, read_data
 from ssl_kd.config import compose
 from ssl_kd.data import Data, Supervised
 from ssl_kd.data.adapt import as_channels
@@ -67,8 +67,8 @@ def knn(
 ) -> dict[str, Any]:
     """kNN of every peer, of raw pixels and of the untrained networks. knn: the numbers of neighbours."""
     config = finished.config
-    config.probe.knn = list(knn or config.probe.knn)
-    config.probe.temperature = temperature or config.probe.temperature
+    config.probe.knn = list(config.probe.knn if knn is None else knn)
+    config.probe.temperature = config.probe.temperature if temperature is None else temperature
     return _both(finished, "knn") | {
         "protocol": {"knn": list(config.probe.knn), "temperature": config.probe.temperature}
     }
@@ -91,6 +91,9 @@ def few(
 
     baselines: raw pixels and the untrained networks too.
     """
+
+    if not shares and not per_class:
+        raise InputError("few_labels needs an amount of labels: shares=[0.1], per_class=[10], or both")
 
     def score(features: Features) -> dict[str, Any]:
         found = few_labels(features, tuple(shares), tuple(per_class), draws, seed)
@@ -220,6 +223,7 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
         raise InputError("transfer needs another data set, as in data=fashion_mnist")
     own = finished.config.copy()
     config = compose([f"data.size={own.data.size}", *data, "method=simclr"])
+    check_options(config)
     read, channels = read_data(config), finished.data.train.shape[0]
     other = Data(
         as_channels(read.train, channels), None if read.test is None else as_channels(read.test, channels)
@@ -246,6 +250,8 @@ def healthy(finished: Finished, images: int = 512) -> dict[str, Any]:
     On the first `images` of an epoch of the train split, in eval mode, as views of the run's recipe; needs no
     labels.
     """
+    if images < 2:
+        raise InputError(f"health compares images with each other: images must be at least 2, not {images}")
     config = finished.config.copy()
     count = min(images, len(finished.data.train))
     config.batch_size, config.accumulate = count, 1

@@ -3,14 +3,19 @@
 import difflib
 import inspect
 from collections.abc import Callable, Collection
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
+from ssl_kd.machine import lacks_memory
 
 Beside = Callable[[str], Collection[str]]  # path of a node -> keys that are not for its constructor
+# A constructor of theirs that fails was most likely given wrong options; a user's own shows its trace.
+LIBRARIES = ("ssl_kd", "torch", "torchvision", "timm", "kornia", "lightly")
 
 
 def check(node: Any, beside: Beside, path: str = "") -> None:
@@ -45,15 +50,36 @@ def target(node: Any, path: str) -> Callable[..., Any]:
     """What the node names. Raises InputError."""
     if not node or "_target_" not in node:
         raise InputError(f"{path} must say what to build, as {path}._target_=module.name")
+    name = node["_target_"]
     try:
-        return get_object(node["_target_"])
-    except Exception as error:  # hydra's own class, whatever stopped the import
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f'{path}: "{node["_target_"]}" cannot be imported ({cause})') from error
+        found = located(name)
+    except Exception as error:  # whatever stopped the import
+        cause = " ".join(str(error).split())
+        raise InputError(f'{path}: "{name}" cannot be imported ({cause})') from error
+    if not callable(found):
+        raise InputError(f'{path}: "{name}" is neither a function nor a class')
+    return found
+
+
+def located(name: Any) -> Any:
+    """What a dotted name means: an attribute, where there is none a module. Raises what the import does."""
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise ImportError("it is no dotted name, as module.name")
+    parts = name.split(".")
+    found: Any = import_module(parts[0])
+    for count, part in enumerate(parts[1:], 2):
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            found = import_module(".".join(parts[:count]))
+        else:
+            found = getattr(found, part)
+    return found
 
 
 def make(node: Any, *args: Any, **options: Any) -> Any:
-    """The object that a node describes; plain values and lists as they are."""
+    """The object that a node describes; plain values and lists as they are.
+
+    Raises InputError where the constructor of a library fails; one of the user's raises what it raises.
+    """
     if isinstance(node, dict):
         node = OmegaConf.create(node)
     if isinstance(node, DictConfig) and "_target_" not in node:
@@ -66,9 +92,12 @@ def make(node: Any, *args: Any, **options: Any) -> Any:
         return instantiate(OmegaConf.to_container(node, resolve=True), *args, **options, _convert_="all")
     except Exception as error:  # hydra wraps what the constructor raised
         cause = error.__cause__ or error
-        if isinstance(cause, InputError | TypeError):
+        name = str(node["_target_"])
+        own = name.split(".")[0] not in LIBRARIES
+        if own or isinstance(cause, InputError) or lacks_memory(cause):
             raise cause from error
-        raise
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise InputError(f"{name} cannot be made of its options: {said}") from error
 
 
 def function(node: DictConfig, path: str) -> Callable[..., Any]:

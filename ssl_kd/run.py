@@ -7,41 +7,70 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import differences
+from ssl_kd.data.files import first_line
+from ssl_kd.disk import PARTIAL, damage, fingerprint, sync, write_whole
 from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
+from ssl_kd.saved import read_config, read_json, read_lines
 
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
 
 
 class Run:
-    """One run folder. `writes` is false on all processes but the first, which then only read."""
+    """One run folder. `writes` is false on all processes but the first, which then only read.
 
-    def __init__(self, folder: str | Path, writes: bool = True) -> None:
+    `checkpoints/last` is the newest state, `checkpoints/step-N` are those before it, `keep` in all. Each is
+    made beside them and renamed, and its state.json has the size and hash of every file.
+    """
+
+    def __init__(self, folder: str | Path, writes: bool = True, keep: int = 2) -> None:
         self.folder = Path(folder)
         self.writes = writes
+        self.keep = keep
+        self._start: dict[str, Any] | None = None  # fingerprint of start.safetensors
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """All complete ones, the newest first."""
+        place = self.folder / "checkpoints"
+        before = sorted(place.glob("step-*"), key=lambda path: _number(path.name), reverse=True)
+        return [path for path in (place / "last", place / "new", *before) if _complete(path)]
 
     @property
     def checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""
-        return self._complete("last", "new", "previous")
+        return next(iter(self.checkpoints), None)
 
     @property
     def chosen(self) -> Path | None:
         """The checkpoint that a rule has chosen (see `choose`)."""
-        return self._complete("chosen", "chosen-new", "chosen-previous")
+        names = ("chosen", "chosen-new", "chosen-before")  # a save that was cut short leaves one of these
+        return next(filter(_complete, (self.folder / "checkpoints" / name for name in names)), None)
+
+    @property
+    def self_contained(self) -> bool:
+        """Whether the run has all weights itself, so that what its peers started from may be gone."""
+        places = self.checkpoints
+        kept = (self.folder / "start.safetensors").is_file()
+        return bool(places) and (
+            kept or not any(peer.get("weights") for peer in self.config().peers.values())
+        )
 
     @property
     def best(self) -> float:
@@ -49,24 +78,12 @@ class Run:
         place = self.chosen
         return json.loads((place / "state.json").read_text())["score"] if place else -math.inf
 
-    def _complete(self, *names: str) -> Path | None:
-        """A save that was cut short leaves one of the two names after the first."""
-        for name in names:
-            if (self.folder / "checkpoints" / name / "state.json").is_file():
-                return self.folder / "checkpoints" / name
-        return None
-
     def config(self) -> DictConfig:
         """The resolved config that the run was made with."""
-        path = self.folder / "config.yaml"
-        if not path.is_file():
-            raise InputError(f"{self.folder} is not a run folder: it has no config.yaml")
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        return config
+        return read_config(self.folder)
 
-    def start(self, config: DictConfig) -> None:
-        """Makes the folder for `config`, or checks that it is that of the same one. Raises InputError."""
+    def check(self, config: DictConfig) -> None:
+        """Raises InputError unless the folder can be that of `config`; changes nothing."""
         resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         if (self.folder / "config.yaml").exists():
             odd = differences(self.config(), resolved)
@@ -76,22 +93,47 @@ class Run:
                     f"{self.folder} belongs to another configuration ({'; '.join(odd[:3])}{more}); "
                     "name another run="
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not (self.folder.is_dir() and _barely_begun(self.folder)):
             raise InputError(f"{self.folder} exists and is not a run folder; name another run=")
-        if self.writes:
+
+    def make(self) -> None:
+        """The folder itself. Raises InputError where nothing can be written."""
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / "config.yaml", OmegaConf.to_yaml(resolved))
+            with TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"nothing can be written to {self.folder} ({error.strerror}); name another run="
+            ) from error
+
+    def start(self, config: DictConfig) -> None:
+        """Writes what the run is: its config and its surroundings."""
+        if self.writes:
+            resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+            write_whole(self.folder / "config.yaml", OmegaConf.to_yaml(resolved))
             self.write("environment.json", environment())
+
+    def tidy(self) -> None:
+        """Takes away what a killed process left half done; a checkpoint that was only not renamed is kept."""
+        place = self.folder / "checkpoints"
+        for new, last in (("new", "last"), ("chosen-new", "chosen")):
+            if _complete(place / new) and not _complete(place / last):
+                shutil.rmtree(place / last, ignore_errors=True)
+                (place / new).rename(place / last)
+        for name in ("new", "chosen-new", *(["chosen-before"] if _complete(place / "chosen") else []), "old"):
+            shutil.rmtree(place / name, ignore_errors=True)
+        for partial in list(self.folder.rglob(f"*{PARTIAL}")):
+            partial.unlink(missing_ok=True)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """A JSON file in the folder, whole or not at all."""
         if self.writes:
-            _write(self.folder / name, json.dumps(content, indent=2) + "\n")
+            write_whole(self.folder / name, json.dumps(content, indent=2) + "\n")
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, or None."""
-        path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(self.folder / name) or None
 
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -101,66 +143,189 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that was cut short is left out."""
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text() if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return read_lines(self.folder / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of metrics.jsonl that a continued run will write again."""
-        if self.writes and (lines := self.metrics()):
-            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
-            _write(self.folder / "metrics.jsonl", "".join(kept))
+        path = self.folder / "metrics.jsonl"
+        if self.writes and path.is_file():
+            kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+            write_whole(path, "".join(kept))
+
+    def keep_start(self, cohort: Cohort, names: Collection[str]) -> None:
+        """Writes the weights of these peers as they are at step 0; then the run needs no other folder."""
+        path = self.folder / "start.safetensors"
+        weights = {k: _plain(v) for k, v in cohort.state_dict().items() if k.split(".")[1] in names}
+        if self.writes and weights:
+            partial = path.with_name(path.name + PARTIAL)
+            with self._room("the weights that peers start from"):
+                save_file(weights, partial)
+                sync(partial)
+                partial.replace(path)
+            self._start = fingerprint(path)
+
+    def load_start(self, cohort: Cohort) -> None:
+        """Puts what `keep_start` wrote, if it did, into a cohort that is as it was drawn."""
+        if (self.folder / "start.safetensors").is_file():
+            cohort.load_state_dict(_read(self.folder / "start.safetensors"), strict=False)
 
     def save(self, cohort: Cohort, optimizers: Sequence[Optimizer], step: int) -> None:
-        """Writes the state after `step` optimiser steps; the one before stays until this one is whole.
+        """Writes the state after `step` optimiser steps; those before stay until this one is whole.
 
-        Frozen peers are left out: the config makes them again. A state that is not finite raises NonFinite.
+        Raises NonFinite for a state that is not finite, InputError where it cannot be written.
         """
         weights = _weights(cohort, step)
         if self.writes:
             tensors, numbers = _optimizer_state(cohort, optimizers)
             files = {"cohort": weights, "optimizers": tensors}
-            self._put(files, {"step": step, "optimizers": numbers}, "last", "new", "previous")
+            state = {"step": step, "optimizers": numbers, "start": self._start}
+            with self._room(f"the checkpoint of step {step}"):
+                self._put(files, state, "new")
+                self._rotate()
 
     def choose(self, cohort: Cohort, step: int, rule: str, score: float) -> None:
         """Writes the weights as the chosen ones, in the place of those that were before."""
-        state = {"step": step, "rule": rule, "score": score}
         files = {"cohort": _weights(cohort, step)}
         if self.writes:
-            self._put(files, state, "chosen", "chosen-new", "chosen-previous")
+            place = self.folder / "checkpoints"
+            state = {"step": step, "rule": rule, "score": score, "start": self._start}
+            with self._room(f"the chosen checkpoint of step {step}"):
+                self._put(files, state, "chosen-new")
+                if (place / "chosen").exists():
+                    (place / "chosen").rename(place / "chosen-before")
+                (place / "chosen-new").rename(place / "chosen")
+                shutil.rmtree(place / "chosen-before", ignore_errors=True)
 
-    def _put(self, files: dict[str, dict[str, Tensor]], state: dict[str, Any], *names: str) -> None:
-        last, new, previous = (self.folder / "checkpoints" / name for name in names)
+    def _put(self, files: Mapping[str, dict[str, Tensor]], state: dict[str, Any], name: str) -> None:
+        """A checkpoint, on the disk when this returns."""
+        new = self.folder / "checkpoints" / name
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        for name, tensors in files.items():
-            save_file(tensors, new / f"{name}.safetensors")
-        _write(new / "state.json", json.dumps(state))  # last: it says that all is there
-        shutil.rmtree(previous, ignore_errors=True)
-        if last.exists():
-            last.rename(previous)
-        new.rename(last)
-        shutil.rmtree(previous, ignore_errors=True)
+        prints = {}
+        for file, tensors in files.items():
+            path = new / f"{file}.safetensors"
+            save_file(tensors, path)
+            sync(path)
+            prints[path.name] = fingerprint(path)
+        if (self.folder / "metrics.jsonl").exists():
+            sync(self.folder / "metrics.jsonl")  # a resumed run takes the lines up to here as written
+        write_whole(
+            new / "state.json", json.dumps({**state, "files": prints})
+        )  # last: it says that all is there
 
-    def load(self, cohort: Cohort, optimizers: Sequence[Optimizer] = (), chosen: bool = False) -> int:
-        """Puts the newest checkpoint into `cohort` and `optimizers`; returns its step. Raises InputError.
+    def _rotate(self) -> None:
+        """Makes "new" the last one, and the last one that of its step; leaves `keep` of them."""
+        place = self.folder / "checkpoints"
+        if (place / "last").exists():
+            step = json.loads((place / "last" / "state.json").read_text())["step"]
+            shutil.rmtree(place / f"step-{step}", ignore_errors=True)
+            (place / "last").rename(place / f"step-{step}")
+        (place / "new").rename(place / "last")
+        sync(place)
+        for old in [path for path in self.checkpoints if path.name != "last"][max(0, self.keep - 1) :]:
+            old.rename(place / "old")  # so that what is half removed is not taken for a checkpoint
+            shutil.rmtree(place / "old", ignore_errors=True)
+
+    @contextmanager
+    def _room(self, what: str) -> Iterator[None]:
+        """A write that fails is one sentence that says what is left."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(self.folder / "checkpoints" / "new", ignore_errors=True)
+            left = f"{self.checkpoint} is whole" if self.checkpoint else "there was none before it"
+            raise InputError(
+                f"{what} could not be written to {self.folder} ({first_line(error)}); {left}, and the "
+                "same command continues once there is room"
+            ) from error
+
+    def load(
+        self,
+        cohort: Cohort,
+        optimizers: Sequence[Optimizer] = (),
+        chosen: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> int:
+        """Puts the newest checkpoint into `cohort` and `optimizers`; returns its step.
 
         chosen: the one that a rule has chosen instead, which has no optimisers.
+        say: with it, a damaged checkpoint is named and the one before is taken. Raises InputError where there
+        is none, it is damaged, or it is of other networks.
         """
-        place = self.chosen if chosen else self.checkpoint
-        if place is None:
+        places = [self.chosen] if chosen else self.checkpoints
+        wrong: list[str] = []
+        wrong_places: list[Path] = []
+        for place in filter(None, places):
+            problem = self._damage(place)
+            if not problem:
+                step = self._load(place, cohort, optimizers)
+                self._set_aside(wrong_places)
+                return step
+            wrong_places.append(place)
+            wrong.append(f"{place} is damaged ({problem})")
+            if say is None:
+                break
+            say(f"{wrong[-1]}; it is not used")
+        if not wrong:
             raise InputError(f"{self.folder} has no {'chosen ' if chosen else ''}checkpoint")
-        weights = load_file(place / "cohort.safetensors")
+        raise InputError(f"{'; '.join(wrong)}; put it back, or name another run= to start again")
+
+    def _set_aside(self, damaged: Sequence[Path]) -> None:
+        """Keeps the first of them as "damaged", so that it does not count as a checkpoint."""
+        if self.writes and damaged:
+            aside = self.folder / "checkpoints" / "damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            damaged[0].rename(aside)
+            for place in damaged[1:]:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _damage(self, place: Path) -> str:
+        try:
+            state = json.loads((place / "state.json").read_text())
+            listed = [(place / name, said) for name, said in state.get("files", {}).items()]
+            if state.get("start"):
+                listed.append((self.folder / "start.safetensors", state["start"]))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return "state.json cannot be read"
+        return next(filter(None, (damage(path, said) for path, said in listed)), "")
+
+    def _load(self, place: Path, cohort: Cohort, optimizers: Sequence[Optimizer]) -> int:
+        state = json.loads((place / "state.json").read_text())
+        weights = _read(place / "cohort.safetensors")
         wanted = {key for key in cohort.state_dict() if not _frozen(cohort, key)}
         if wanted != set(weights):
             odd = sorted(wanted ^ set(weights))[0]
             raise InputError(f'{place} does not fit its config.yaml: "{odd}" is in one of them only')
+        if state.get("start"):
+            self._start = state["start"]
+            self.load_start(cohort)
         cohort.load_state_dict(weights, strict=False)
-        state = json.loads((place / "state.json").read_text())
         if optimizers:
-            tensors = load_file(place / "optimizers.safetensors")
+            tensors = _read(place / "optimizers.safetensors")
             _restore_optimizers(cohort, optimizers, tensors, state["optimizers"])
-        return state["step"]
+        return int(state["step"])
+
+
+def _barely_begun(folder: Path) -> bool:
+    """Whether a run was killed before it could write its config."""
+    names = {path.name for path in folder.iterdir()}
+    return all(name in ("lock", "status.json") or name.endswith(PARTIAL) for name in names)
+
+
+def _complete(place: Path) -> bool:
+    return (place / "state.json").is_file()  # written last
+
+
+def _number(name: str) -> int:
+    text = name.rpartition("-")[2]
+    return int(text) if text.isdecimal() else -1
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({first_line(error)})") from error
 
 
 def _weights(cohort: Cohort, step: int) -> dict[str, Tensor]:
@@ -189,16 +354,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _frozen(cohort: Cohort, key: str) -> bool:

@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from ssl_kd.config import compose, differences, options
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.launch import cores
+from ssl_kd.saved import read_config
+from ssl_kd.signals import REQUEUE, passed_on
 
 KEYS = ("groups", "common", "seeds", "base")
 OWN = ("run", "seed", "threads", "dry_run")  # what the study says itself
@@ -66,7 +68,7 @@ class Study:
 def main(words: Sequence[str]) -> int:
     """`ssl-kd study FILE.yaml [out=FOLDER] [jobs=N] [dry_run=true]`; returns the exit code.
 
-    0 when every run is done, 1 when one has failed, 130 when it was stopped.
+    0 when every run is done, 1 when one has failed, 75 when it was stopped.
     """
     files = [word for word in words if "=" not in word]
     given = options([word for word in words if "=" in word])
@@ -89,7 +91,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     ended = carry_out(study, jobs, out / "logs")
     if ended is None:
-        return 130
+        return REQUEUE
     failed, unstarted = (", ".join(run.folder.name for run in runs) for runs in ended)
     if failed:
         more = f"; not started because of that: {unstarted}" if unstarted else ""
@@ -189,7 +191,7 @@ def _plan(
 
 def _same(folder: Path, config: DictConfig) -> None:
     """Refuses a finished run of another configuration."""
-    there = OmegaConf.load(folder / "config.yaml")
+    there = read_config(folder)
     config.steps, config.classes = there.steps, there.classes  # which only the data tell
     odd = differences(there, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
     if odd:
@@ -228,15 +230,16 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
     failed: list[Planned] = []
     unstarted: list[Planned] = []
     pending: dict[Future[int], Planned] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    children: set[subprocess.Popen] = set()
+    with passed_on(lambda number: _send(children, number)), ThreadPoolExecutor(jobs) as pool:
         try:
             while todo or pending:
                 for run in _ready(todo, list(pending.values()))[: jobs - len(pending)]:
                     todo.remove(run)
-                    pending[pool.submit(_train, run, threads, logs)] = run
+                    pending[pool.submit(_train, run, threads, logs, children)] = run
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     run, code = pending.pop(future), future.result()
-                    if code == 130:
+                    if code in (REQUEUE, 130):
                         raise KeyboardInterrupt
                     ended += 1
                     lost = _depending(todo, run) if code else []
@@ -270,7 +273,14 @@ def _depending(todo: Sequence[Planned], run: Planned) -> list[Planned]:
     return found[1:]
 
 
-def _train(run: Planned, threads: int, logs: Path) -> int:
+def _send(children: Collection[subprocess.Popen], number: int) -> None:
+    if not children:
+        raise KeyboardInterrupt
+    for child in list(children):
+        child.send_signal(number)
+
+
+def _train(run: Planned, threads: int, logs: Path, children: set[subprocess.Popen]) -> int:
     command = [sys.executable, "-m", "ssl_kd", "train", *run.words, f"threads={threads}"]
     # The package may be a checkout that only the current folder makes importable.
     paths = os.pathsep.join(entry for entry in sys.path if entry)
@@ -278,4 +288,8 @@ def _train(run: Planned, threads: int, logs: Path) -> int:
         child = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths}
         )
-        return child.wait()
+        children.add(child)
+        try:
+            return child.wait()
+        finally:
+            children.discard(child)

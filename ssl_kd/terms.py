@@ -49,6 +49,14 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def check_address(name: str, option: str, value: Any, several: bool) -> None:
+    """Refuses what is no address or entry, or no list of them where `several` may be. `name`: whose it is."""
+    listed = value if several and isinstance(value, list | tuple) else [value]
+    if not all(isinstance(entry, str) and entry for entry in listed):
+        kind = "an address, or a list of them" if several else "an address, as in small.projection"
+        raise InputError(f"{name}: {option} must be {kind}, and {value} is not")
+
+
 @dataclass(frozen=True)
 class Each:
     """`loss(*reads)` for each of the peers: a peer against itself (its views) or against the batch (labels).
@@ -63,6 +71,11 @@ class Each:
     reads: str | Sequence[str]
     spread: bool = False
     weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.reads:
+            raise InputError(f"{self.name}: reads is empty; name what the loss is given, as in projection")
+        check_address(self.name, "reads", self.reads, several=True)
 
     def links(self) -> list[Link]:
         output = next((read for read in _names(self.reads) if not read.startswith("batch.")), "")
@@ -96,6 +109,11 @@ class Edge:
     given: Sequence[str] = ()
     detach: bool = True
     weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        check_address(self.name, "student", self.student, several=False)
+        check_address(self.name, "teacher", self.teacher, several=False)
+        check_address(self.name, "given", self.given, several=True)
 
     def links(self) -> list[Link]:
         return [Link(self.name, self.student, self.teacher, self.weight)]
@@ -144,6 +162,7 @@ class Mutual:
         ):
             if value not in allowed:
                 raise InputError(f'{self.name}: {option} is "{value}", but can be: {", ".join(allowed)}')
+        check_address(self.name, "given", self.given, several=True)
         object.__setattr__(self, "_links", self._build())
 
     def _build(self) -> list[Link]:

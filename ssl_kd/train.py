@@ -9,7 +9,7 @@ if not __package__:  # run as a script: its folder must not shadow other modules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains what `argv` describes; returns the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    """Trains what `argv` describes; returns the exit code, which `ssl-kd train --help` explains."""
     from ssl_kd.errors import guarded
 
     return guarded(_main, list(sys.argv[1:] if argv is None else argv))

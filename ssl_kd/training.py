@@ -1,8 +1,10 @@
 """One training run, from a composed config to the table at its end."""
 
+import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +29,13 @@ from ssl_kd.cohort import Cohort
 from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
+from ssl_kd.data.identity import changed, identity
 from ssl_kd.data.parts import join
-from ssl_kd.distributed import global_batch_norm
+from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator
+from ssl_kd.launch import launched
 from ssl_kd.machine import (
     compile_networks,
     full_depthwise,
@@ -46,7 +50,10 @@ from ssl_kd.schedules import Weight
 from ssl_kd.selection import Chooser, candidates, check_rule
 from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
-from ssl_kd.watchers import Interrupted, Logger, Prober, Saver
+from ssl_kd.signals import REQUEUE, Interrupted, Stop
+from ssl_kd.status import Status
+from ssl_kd.status import read as read_status
+from ssl_kd.watchers import Logger, Prober, Saver
 
 COLLAPSED = 3  # exit code of a run that its alarm stopped
 
@@ -77,14 +84,25 @@ class Parts:
 
 def train(config: DictConfig) -> int:
     """Runs, resumes or reports the run of `config`; returns the exit code."""
-    parts = build(config)
-    code = _dry_run(parts) if config.dry_run else _run(parts)
-    parts.accelerator.end_training()
-    return code
+    with Stop() as stop:
+        try:
+            parts = build(config)
+            code = _dry_run(parts) if config.dry_run else _run(parts, stop)
+            parts.accelerator.end_training()
+            return code
+        except Interrupted as error:
+            if os.environ.get("RANK", "0") == "0":
+                console().print(f"stopped{error}; the same command continues", soft_wrap=True)
+            return REQUEUE
+        except RuntimeError:
+            if stop.asked and launched():  # another process has ended, which was asked, too
+                return REQUEUE
+            raise
 
 
 def build(config: DictConfig) -> Parts:
     """What `config` describes, on its device and in its precision; prints a line that says which."""
+    check_launcher()
     check_options(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
@@ -123,7 +141,7 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
     terms = build_terms(config)
-    own = build_cohort(config, data.train.shape, terms)
+    own = build_cohort(config, data.train.shape, terms, sources=not _folder(config).self_contained)
     if accelerator.num_processes > 1:
         global_batch_norm(own)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
@@ -169,9 +187,20 @@ def _dry_run(parts: Parts) -> int:
     return 0
 
 
-def _run(parts: Parts) -> int:
+def _run(parts: Parts, stop: Stop) -> int:
+    run, before = _open(parts)
+    try:
+        with Status(run.folder, parts.config.steps) if run.writes else nullcontext() as status:
+            begun = _continue(parts, run, before)
+            _train(parts, run, begun, stop, status)
+    except Collapsed:
+        say(parts, f"stopped by health.on_collapse=stop; the last checkpoint is {run.checkpoint}")
+        return COLLAPSED
+    return 0
+
+
+def _train(parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None) -> None:
     config, accelerator = parts.config, parts.accelerator
-    run, begun = _open(parts)
     evaluator = Evaluator(config, parts.data, accelerator.device)
     probes = [name for name in PROBES if name != "linear" or config.probe.linear]
     meter = Meter(config.steps, begun, accelerator.is_main_process)
@@ -179,14 +208,14 @@ def _run(parts: Parts) -> int:
     probe_steps = 0 if evaluator.missing else config.probe.every * parts.per_epoch
     prober = Prober(parts.own, lambda cohort: evaluator.cohort(cohort, probes), logger, probe_steps)
     save_steps = config.save_every * parts.per_epoch
-    saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps)
+    saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps, stop, status)
     monitor = _monitor(parts, run, begun, meter)
     chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     if parts.cache is not None and begun < config.steps:
         _fill(parts, parts.cache)
     began = time.monotonic()
     try:
-        with saver:
+        with stop.waiting():
             fit(
                 parts.cohort,
                 parts.terms,
@@ -202,14 +231,6 @@ def _run(parts: Parts) -> int:
                 weigh=monitor.weigh,
                 known=parts.cache,
             )
-    except Interrupted:
-        logger.close()
-        say(parts, f"stopped after step {saver.saved} of {config.steps}; the same command continues")
-        return 130
-    except Collapsed:
-        logger.close()
-        say(parts, f"stopped by health.on_collapse=stop; the last checkpoint is {run.checkpoint}")
-        return COLLAPSED
     except NonFinite as error:
         place = (
             f"the last good checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
@@ -227,7 +248,6 @@ def _run(parts: Parts) -> int:
             run.write("summary.json", summary)
         _report(parts, summary, evaluator.missing)
     accelerator.wait_for_everyone()
-    return 0
 
 
 def _fill(parts: Parts, cache: Cache) -> None:
@@ -267,30 +287,64 @@ def _monitor(parts: Parts, run: Run, begun: int, meter: Meter) -> Monitor:
     return monitor
 
 
-def _open(parts: Parts) -> tuple[Run, int]:
-    """The run folder, and the step to start from."""
-    config, accelerator = parts.config, parts.accelerator
+def _folder(config: DictConfig, writes: bool = False) -> Run:
+    """The run of a config, which gets its name here if it has none."""
     config.run = config.run or run_name(config)
-    run = Run(config.run, writes=accelerator.is_main_process)
+    return Run(config.run, writes, config.keep)
+
+
+def _open(parts: Parts) -> tuple[Run, dict[str, Any]]:
+    """The run folder, after checks that change nothing in it; and what its status.json says."""
+    config, accelerator = parts.config, parts.accelerator
+    run = _folder(config, accelerator.is_main_process)
+    before = read_status(run.folder) or {}
     if accelerator.is_main_process:
+        run.check(config)
+        noted = run.read("data.json")
+        if noted is not None and (odd := changed(noted, identity(parts.data))):
+            raise InputError(f"the data of {run.folder} changed since it began: {odd}; name another run=")
+        run.make()
+    return run, before
+
+
+def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
+    """Puts the newest checkpoint, if there is one, into the cohort; returns the step to start from."""
+    config, accelerator = parts.config, parts.accelerator
+    if run.writes:
+        run.tidy()
         run.start(config)
+        if run.read("data.json") is None:
+            run.write("data.json", identity(parts.data))
     accelerator.wait_for_everyone()
-    begun = run.load(parts.own, parts.own_optimizers) if run.checkpoint else 0
+    begun = 0
+    if run.checkpoints:
+        begun = run.load(parts.own, parts.own_optimizers, say=lambda text: say(parts, text))
+    elif before.get("saved"):
+        raise InputError(
+            f"{run.folder} was saved after step {before['saved']}, and its checkpoints are gone; put them "
+            "back, or name another run= to start again"
+        )
+    else:
+        began = [str(name) for name, peer in config.peers.items() if peer.get("weights")]
+        run.keep_start(parts.own, {*began, *parts.own.frozen})
     run.forget_after(begun)
     accelerator.wait_for_everyone()
+    lost = f", killed at about step {before['step']}" if before.get("state") == "killed" else ""
     state = (
-        "new"
-        if not begun
+        f"continues after step {begun}{lost}"
+        if 0 < begun < config.steps
         else "finished before"
-        if begun >= config.steps
-        else f"continues after step {begun}"
+        if begun
+        else "begins again, since it ended before its first checkpoint"
+        if before
+        else "new"
     )
     say(parts, f"run {config.run}: {state}")
     skipped = getattr(parts.data.train, "skipped", [])
     if skipped:
         files = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
         say(parts, f"{files} skipped that cannot be decoded: {skipped[0]}")
-    return run, begun
+    return begun
 
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:

@@ -1,13 +1,11 @@
-"""What happens beside the steps: metrics, probes, checkpoints, Ctrl-C.
+"""What happens beside the steps: metrics, probes, checkpoints.
 
 Each is called as `watcher(steps done, result)`.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,10 +16,8 @@ from ssl_kd.console import Meter
 from ssl_kd.distributed import world
 from ssl_kd.engine import NON_FINITE_CHECK, Result
 from ssl_kd.run import Run
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and its state is saved."""
+from ssl_kd.signals import Interrupted, Stop
+from ssl_kd.status import Status
 
 
 class Logger:
@@ -154,41 +150,30 @@ class Saver:
         logger: Logger,
         steps: int,
         every: int,
+        stop: Stop,
+        status: Status | None = None,
     ) -> None:
         self.run, self.cohort, self.optimizers, self.logger = run, cohort, optimizers, logger
-        self.steps, self.every = steps, every
-        self.asked = False
-        self.saved = 0
+        self.steps, self.every, self.stop, self.status = steps, every, stop, status
 
     def __call__(self, step: int, result: Result) -> None:
+        if self.status is not None:
+            self.status.step = step
         stop = self._agreed(step)
         if stop or step % self.every == 0 or step == self.steps:
             with self.logger.paused():
                 self.run.save(self.cohort, self.optimizers, step)
-            self.saved = step
+            if self.status is not None:
+                self.status.saved = step
         if stop:
-            raise Interrupted
+            raise Interrupted(f" after step {step} of {self.steps}")
 
     def _agreed(self, step: int) -> bool:
         if world() == 1:
-            return self.asked
+            return self.stop.asked
         device = next(self.cohort.parameters()).device
         if device.type != "cpu" and step % NON_FINITE_CHECK:
             return False
-        asked = torch.tensor(int(self.asked), device=device)
+        asked = torch.tensor(int(self.stop.asked), device=device)
         torch.distributed.all_reduce(asked)
         return bool(asked)
-
-    def __enter__(self) -> "Saver":
-        """The first Ctrl-C stops after the step that is running; the second at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        self._before = signal.signal(signal.SIGINT, ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)

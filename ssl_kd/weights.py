@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_kd.cast import learners
-from ssl_kd.data.files import first_line
+from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.run import Run
+from ssl_kd.saved import read_config
 
 FILES = (".safetensors", ".pt", ".pth")
 # What a state dict may be of: the peer itself, its backbone, the network in that, timm's model in that.
@@ -69,12 +70,19 @@ def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, 
         )
     folder, wanted = node["run"], node.get("peer")
     run = Run(Path(str(folder)).expanduser())
-    place = run.chosen if run.config().probe.get("select", "last") != "last" else run.checkpoint
+    try:
+        config = read_config(run.folder)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    place = run.chosen if config.probe.get("select", "last") != "last" else run.checkpoint
     if place is None:
         raise InputError(f"{where}: {folder} has no checkpoint")
-    saved = load_file(place / "cohort.safetensors")
+    saved = _of_file(place / "cohort.safetensors", where)
+    odd = [key for key in saved if key.count(".") < 2]
+    if odd:
+        raise InputError(f'{where}: {folder} has a checkpoint of something else, with "{odd[0]}"')
     peers = sorted({key.split(".")[1] for key in saved})
-    learned = [peer for peer in learners(run.config().peers) if peer in peers]
+    learned = [peer for peer in learners(config.peers) if peer in peers]
     taken = wanted or (
         learned[0] if len(learned) == 1 else name if name in peers or len(peers) > 1 else peers[0]
     )
@@ -91,16 +99,20 @@ def _of_file(path: Path, where: str) -> dict[str, Tensor]:
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
     except Exception as error:  # a damaged file can raise anything
         unsafe = isinstance(error, pickle.UnpicklingError)  # its text advises to execute the file
         why = "it is damaged, or holds more than tensors" if unsafe else first_line(error)
         raise InputError(f"{where}: {path} cannot be read ({why})") from error
     for key in ("state_dict", "model"):
         found = found.get(key, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(map(_dense, found.values())):
         raise InputError(f"{where}: {path} holds no state dict (names and their tensors)")
     return {str(key): value for key, value in found.items()}
+
+
+def _dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _owner(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -537,7 +537,7 @@ def test_runs_whose_scores_or_config_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(InputError, match="solo-0 has no scores to compare: the probes need labels"):
         compare(folders)
     Path(folders[0], "summary.json").write_text("{")
-    with pytest.raises(InputError, match="solo-0 cannot be read: "):
+    with pytest.raises(InputError, match="solo-0/summary.json cannot be read "):
         compare(folders)
     Path(folders[0], "summary.json").write_text("{}")
     with pytest.raises(InputError, match="solo-0 cannot be compared: its summary.json has no peers"):

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from ssl_kd import Cohort, Encoder
 from ssl_kd.backbones import create
 from ssl_kd.errors import InputError
-from ssl_kd.machine import compile_networks, full_depthwise
+from ssl_kd.machine import compile_networks, full_depthwise, lacks_memory
 
 
 def cohort() -> Cohort:
@@ -104,3 +104,31 @@ def test_depthwise_convolutions_compute_in_float32_under_autocast_and_nothing_el
     assert found.dtype == torch.bfloat16  # the next layer gets what it would have got
     exact = torch.nn.functional.conv2d(middle.float(), net[1].weight, None, 2, 1, 1, 8)
     assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "the machine has not enough memory: lower batch_size=, "),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "the accelerator has not"),
+        (RuntimeError("could not create a primitive"), "the machine has not enough memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "the accelerator has not enough"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "fewer of them by data.work",
+        ),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "fewer of them by data.workers="),
+    ],
+)
+def test_a_want_of_memory_is_known_by_what_the_libraries_say(error, says):
+    assert says in lacks_memory(error)
+
+
+def test_no_other_error_is_taken_for_a_want_of_memory():
+    assert not any(map(lacks_memory, (ValueError("x"), RuntimeError("shapes differ"), KeyError("memory"))))
+
+
+def test_what_torch_says_where_memory_ends_is_known():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50)
+    assert "the machine has not enough memory" in lacks_memory(error.value)

@@ -116,8 +116,8 @@ def test_a_run_gets_one_page_with_all_its_sections(run, page):
 def test_the_page_is_the_only_file_that_a_report_leaves(run, page):
     made = {path.name for path in run.iterdir()}
     assert made == {
-        "checkpoints", "config.yaml", "environment.json", "eval", "metrics.jsonl", "report.html",
-        "summary.json", "tensorboard",
+        "checkpoints", "config.yaml", "data.json", "environment.json", "eval", "lock", "metrics.jsonl",
+        "report.html", "status.json", "summary.json", "tensorboard",
     }  # fmt: skip
 
 

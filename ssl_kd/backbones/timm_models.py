@@ -29,7 +29,13 @@ TOKENS = 8  # along a side, of a plain ViT
 SIDE = 2  # pixels of the last map of any other network
 
 _UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)  # what a wrong size raises
-_OURS = {"num_classes": "it has no classifier", "in_chans": "set channels", "img_size": "set size"}
+_FILE = "peers.NAME.weights takes a file, and executes nothing of it"
+_OURS = {
+    "num_classes": "it has no classifier",
+    "in_chans": "set channels",
+    "img_size": "set size",
+    **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), _FILE),
+}
 
 
 class TimmNet(nn.Module):

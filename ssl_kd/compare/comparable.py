@@ -1,6 +1,5 @@
 """What makes runs comparable: the same images, and scores made in the same way."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 from ssl_kd.compare.runs import Entry
 from ssl_kd.config import INCIDENTAL_DATA
 from ssl_kd.errors import InputError
+from ssl_kd.saved import read_json
 
 # Of the config's `probe`, what changes no score: how often, what stands beside it, how many images at once;
 # and the rule for the checkpoint, which summary.json has too.
@@ -65,10 +65,8 @@ def _flat(node: Any, prefix: str) -> dict[str, Any]:
 
 
 def _packages(entry: Entry) -> dict[str, str]:
-    try:
-        return json.loads((Path(entry.folder) / "environment.json").read_text())["packages"]
-    except (OSError, ValueError, KeyError):  # then nothing is known, and nothing else needs it
-        return {}
+    found = read_json(Path(entry.folder) / "environment.json").get("packages")
+    return found if isinstance(found, dict) else {}  # then nothing is known, and nothing else needs it
 
 
 def _versions(entries: Sequence[Entry]) -> list[str]:

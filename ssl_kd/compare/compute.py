@@ -14,19 +14,19 @@ _LEARNING = (
 )
 
 
-def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]]) -> tuple[float, str]:
+def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]], folder: str = ".") -> tuple[float, str]:
     """Multiply-adds of the networks over a whole training, or NaN and the reason.
 
-    runs: (config, summary) of runs that differ in their seed alone. Counted is the forward pass of each peer
-    for every image and view that it sees, three times for those that learn (four with grad_cache, which runs
-    it twice) and once in the whole training for a peer with a cache, with its heads: exits may cost as much
-    as a network. Losses and views are left out.
+    runs: (config, summary) of runs that differ in their seed alone; folder: of the first. Counted is the
+    forward pass of each peer for every image and view that it sees, three times for those that learn (four
+    with grad_cache, which runs it twice) and once in the whole training for a peer with a cache, with its
+    heads: exits may cost as much as a network. Losses and views are left out.
     """
     config = runs[0][0]
     kept = [summary.get("training_macs") or summary.get("macs") for _, summary in runs]
     known = [macs for macs in kept if macs]
     try:
-        forward = known[0] if known else _forward_macs(config)
+        forward = known[0] if known else _forward_macs(config, folder)
         steps = config.get("steps") or runs[0][1]["steps"]
         learning = learners(config.peers)
         factor = _LEARNING + bool(config.get("grad_cache"))
@@ -51,8 +51,11 @@ def _views(peer: DictConfig, config: DictConfig) -> float:
     return sum(small if name.startswith("views_local") else whole for name in names)
 
 
-def _forward_macs(config: DictConfig) -> dict[str, int]:
+def _forward_macs(config: DictConfig, folder: str) -> dict[str, int]:
     """Peer -> multiply-adds for one image, for a run that did not note them: its networks are built again."""
+    from ssl_kd.trust import check_names
+
+    check_names(config, folder)
     mean = config.data.get("mean")
     channels = len(mean) if OmegaConf.is_list(mean) else 0
     if not channels:
@@ -71,4 +74,4 @@ def _built(parts: str, channels: int) -> dict[str, int]:
 
     config = OmegaConf.create(json.loads(parts))
     shape = (channels, int(config.data.size), int(config.data.size))
-    return training_macs(build_cohort(config, shape), shape)
+    return training_macs(build_cohort(config, shape, sources=False), shape)

@@ -44,7 +44,8 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
     found = []
     for name, runs in zip(_names(sorted_), sorted_, strict=True):
         runs.sort(key=lambda entry: entry.seed)
-        compute, problem = training_macs([(entry.config, entry.summary) for entry in runs])
+        pairs = [(entry.config, entry.summary) for entry in runs]
+        compute, problem = training_macs(pairs, runs[0].folder)
         notes += [f"The compute of {name} is unknown: {problem}."] if problem else []
         found.append(Group(name, tuple(runs), int(runs[0].config.epochs), compute))
     return found, notes

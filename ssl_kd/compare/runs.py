@@ -1,17 +1,16 @@
 """A finished run, as its folder tells it."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ssl_kd.errors import InputError
+from ssl_kd.saved import read_config, read_scores
 
 PROBES = ("few_labels", "linear_sgd", "finetune", "robustness", "transfer")  # that were made afterwards
-_NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,9 @@ def read(folder: str) -> Entry:
         raise InputError(f"{folder} is not a run folder: it has no config.yaml")
     if not (path / "summary.json").is_file():
         raise InputError(f"{folder} is not finished; the same train command continues it")
-    try:
-        config: Any = OmegaConf.load(path / "config.yaml")
-        summary = json.loads((path / "summary.json").read_text())
-        lacking = [key for key in _NEEDED if key not in config]
-    except Exception as error:  # every YAML error, whatever its class
-        raise InputError(f"{folder} cannot be read: {' '.join(str(error).split())}") from error
-    if lacking or "peers" not in summary:
-        what = f'config.yaml has no "{lacking[0]}"' if lacking else "summary.json has no peers"
-        raise InputError(f"{folder} cannot be compared: its {what}; train it again with this version")
+    config, summary = read_config(path), read_scores(path / "summary.json")
+    if "peers" not in summary:
+        raise InputError(f"{folder} cannot be compared: its summary.json has no peers")
     _add_probes(summary, path / "eval")
     seconds = float(summary.get("seconds", "nan"))
     return Entry(os.path.normpath(folder), int(config.seed), config, summary, seconds)
@@ -59,10 +52,13 @@ def _add_probes(summary: dict[str, Any], folder: Path) -> None:
         path = folder / f"{probe}.json"
         if not path.is_file():
             continue
-        found = json.loads(path.read_text())
+        found = read_scores(path)
+        lacking = [key for key in ("checkpoint", "protocol", "peers") if key not in found]
+        if lacking:
+            raise InputError(f'{path} has no "{lacking[0]}"; ssl-kd {probe} writes it again')
         if found["checkpoint"] != ("last" if summary.get("checkpoint", "last") == "last" else "chosen"):
             continue  # of another checkpoint than the one that the run reports
         summary["protocols"][probe] = found["protocol"]
         for name, scores in found["peers"].items():
             if name in summary["peers"]:
-                summary["peers"][name][probe] = scores if probe == "transfer" else scores[probe]
+                summary["peers"][name][probe] = scores if probe == "transfer" else scores.get(probe)

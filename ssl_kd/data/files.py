@@ -1,18 +1,28 @@
 """What is read from disk: the arrays of an .npz file, and image files in folders."""
 
 import os
+import stat
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ssl_kd.data.labels import MOST_CLASSES, printable
 from ssl_kd.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What Pillow may take a file for, whatever its name: PostScript, say, it would have Ghostscript run.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+MOST_BYTES = 1 << 30  # of a file: more than the pixels that an image may have
+
+_opening = Lock()  # Python's warnings are one thing for all threads
 
 Part = tuple[np.ndarray, np.ndarray | None]  # images uint8 (N, C, H, W), labels int64 (N,)
 
@@ -45,10 +55,15 @@ def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...]]:
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "US":
             raise InputError(f"{path}: class_names must be (K,) strings, not {names.dtype} {names.shape}")
-        classes = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)
+        texts = (n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names)
+        classes = tuple(map(printable, texts))
     else:
         known = next((labels for labels in parts.values() if labels is not None), None)
-        classes = tuple(map(str, range(known.max() + 1))) if known is not None else ()
+        largest = int(known.max()) if known is not None else -1
+        if largest >= MOST_CLASSES:
+            most = f"and there can be {MOST_CLASSES:,} classes at most"
+            raise InputError(f"{path} holds the label {largest}, {most}")
+        classes = tuple(map(str, range(largest + 1)))
     for key, labels in parts.items():
         if labels is not None and not -1 <= labels.min() <= labels.max() < len(classes):
             worst = labels.min() if labels.min() < -1 else labels.max()
@@ -98,19 +113,25 @@ class Paths:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def read(self, i: int) -> Path:
-        return self.root / os.fsdecode(self.text[self.ends[i] : self.ends[i + 1]].tobytes())
+    def read(self, i: int) -> bytes:
+        return read_file(self._path(i))
 
     def name(self, i: int) -> str:
-        return str(self.read(i))
+        return str(self._path(i))
+
+    def _path(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.text[self.ends[i] : self.ends[i + 1]].tobytes())
 
 
 def image_files(root: Path) -> list[str]:
-    """Image files below `root`, relative to it, sorted; linked folders are followed, each real one once."""
+    """Image files below `root`, relative to it, sorted.
+
+    Links are followed, wherever they lead, each real folder once; but never to a folder that `root` lies in.
+    """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}")
     found: list[str] = []
-    seen = set()
+    seen = {str(above) for above in root.resolve().parents}
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
@@ -135,22 +156,27 @@ def class_names(root: Path, files: Iterable[str]) -> list[str]:
     return folders if any(folders) else []
 
 
-def decode(file: Path | bytes, size: int) -> np.ndarray:
-    """An image file, or what is in one, as uint8 (3, size, size), RGB: its central square, resized.
+def read_file(path: Path) -> bytes:
+    """What is in a file. ValueError for what has no end (a pipe, a device) and for more than MOST_BYTES."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > MOST_BYTES:
+        raise ValueError(f"it has {found.st_size:,} bytes, more than {MOST_BYTES:,}")
+    return path.read_bytes()
 
+
+def decode(content: bytes, size: int) -> np.ndarray:
+    """What is in an image file, as uint8 (3, size, size), RGB: its central square, resized.
+
+    Of an animation the first frame. Transparency is dropped, grey and CMYK become RGB, 16 bits are scaled to
+    8, and the orientation that a camera noted is not applied (as torchvision does not).
     Bilinear with antialiasing. A JPEG of at least twice the size is decoded at a half, a quarter or an eighth
     of its own (still at least `size`), which takes a fraction of the time; the grey levels of a photograph
-    then differ from those of the whole decode by 1 to 4 in the mean. Raises what Pillow does, or ValueError.
+    then differ from those of the whole decode by 1 to 4 in the mean. Raises what Pillow does, or ValueError,
+    for more than Pillow's MAX_IMAGE_PIXELS (89 million) before any memory is taken for them.
     """
-    content = file if isinstance(file, bytes) else file.read_bytes()  # Pillow reads in small pieces
-    try:
-        opened = Image.open(BytesIO(content))
-    except UnidentifiedImageError as error:  # its text has the address of the object in memory
-        raise ValueError("it is no image of a known kind") from error
-    with opened as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:  # Pillow only warns up to twice that
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
+    with _opened(content) as image:
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         right, bottom = left + edge, top + edge
@@ -164,6 +190,22 @@ def decode(file: Path | bytes, size: int) -> np.ndarray:
             if edge != size:
                 square = square.resize((size, size), Image.Resampling.BILINEAR)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _opened(content: bytes) -> Image.Image:
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        with _opening, warnings.catch_warnings():  # Pillow only warns up to twice the limit
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:  # its text has the address of the object in memory
+        raise ValueError("it is no image of a known kind") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it claims to have more than {2 * (limit or 0):,} pixels") from error
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {limit:,}")
+    return image
 
 
 def _draft(image: Image.Image, size: int) -> int:
@@ -182,7 +224,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels")
     if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:  # white and black would be all that is left of it
+            raise ValueError("it holds pixels of more than 16 bits")
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:  # Pillow wants this way round
         image = image.convert("RGBA")
@@ -196,5 +240,19 @@ def data_root(root: str | Path | None) -> Path:
 
 def first_line(error: Exception) -> str:
     """What an exception says, fit for brackets in one sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the file, which the sentence names
     text = str(error).strip().splitlines()
     return text[0].rstrip(".") if text else type(error).__name__
+
+
+def load_tensors(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors and plain containers. Nothing in it is executed.
+
+    Raises what torch does, in a hundred ways.
+    """
+    import torch
+
+    with warnings.catch_warnings():  # of pickles that are not its own, before it refuses them
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)

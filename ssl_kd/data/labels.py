@@ -8,6 +8,8 @@ from ssl_kd.errors import InputError
 
 Said = Sequence[int | str | None]
 
+MOST_CLASSES = 1_000_000  # by number: a single wrong label would make that many
+
 
 def number(
     train: Said, test: Said, where: tuple[str, str], names: Sequence[str] = ()
@@ -24,16 +26,23 @@ def number(
         raise InputError(f"some labels are numbers and some are names in {places}")
     known = {value for value in train if value is not None}
     if kinds == {str}:
-        classes = tuple(sorted(map(str, known)))
-        position = {name: i for i, name in enumerate(classes)}
-        unknown = sorted({str(value) for value in test if value is not None} - set(classes))
-        if classes and unknown:
-            raise InputError(f"{where[1]} has classes that {where[0]} lacks: {', '.join(unknown[:5])}")
+        names = sorted(map(str, known))
+        position = {name: i for i, name in enumerate(names)}
+        unknown = sorted({str(value) for value in test if value is not None} - set(names))
+        if names and unknown:
+            listed = ", ".join(map(printable, unknown[:5]))
+            raise InputError(f"{where[1]} has classes that {where[0]} lacks: {listed}")
+        classes = tuple(map(printable, names))
         parts = [[position.get(str(value), -1) for value in part] for part in (train, test)]
     else:
         parts = [[-1 if value is None else int(value) for value in part] for part in (train, test)]
         largest = max(parts[0], default=-1)
-        classes = (tuple(names) or tuple(map(str, range(largest + 1)))) if largest >= 0 else ()
+        if largest >= MOST_CLASSES and not names:
+            raise InputError(
+                f"{where[0]} holds the label {largest}, and there can be {MOST_CLASSES:,} classes at most"
+            )
+        called = tuple(map(printable, names)) or tuple(map(str, range(largest + 1)))
+        classes = called if largest >= 0 else ()
         for part, place in zip(parts, where, strict=True):
             wrong = next((v for v in part if v < -1 or (classes and v >= len(classes))), None)
             if wrong is not None:
@@ -43,3 +52,8 @@ def number(
     arrays = [np.array(part, dtype=np.int64) for part in parts]
     given = [array if classes and (array >= 0).any() else None for array in arrays]
     return classes, given[0], given[1]
+
+
+def printable(name: str) -> str:
+    """A name out of a data set as it can stand in a sentence or a page: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

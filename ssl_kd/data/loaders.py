@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
 from ssl_kd.data.workers import decoding_processes, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
+from ssl_kd.signals import SIGNALS
 from ssl_kd.streams import generator
 
 
@@ -25,6 +26,7 @@ class Batches:
     source: the images; decoded at once when they take at most `resident_bytes` (and kept on `device`); None
         leaves that to the source, or else to RESIDENT_BYTES.
     batch_size: of all `world` processes together; this one is number `rank`.
+    parts: that the batch will be split into (accumulation).
     workers: threads that decode a resident source; processes that decode a streamed one, two batches ahead
         each, 0 for none. None: as many as suit the machine (`ssl_kd.data.workers`).
 
@@ -41,12 +43,17 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
         device: torch.device | str = "cpu",
         resident_bytes: int | None = None,
         workers: int | None = None,
     ):
         if batch_size < 1 or batch_size % world:
             raise InputError(f"a batch of {batch_size} images cannot be shared equally by {world} processes")
+        if batch_size % (world * parts):
+            raise InputError(
+                f"a batch of {batch_size} images has no {parts} equal parts for {world} processes"
+            )
         if batch_size > len(source):
             raise InputError(f"a batch of {batch_size} images is larger than the data set of {len(source)}")
         if workers is not None and (not isinstance(workers, int) or workers < 0):
@@ -54,8 +61,9 @@ class Batches:
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
         self.device = torch.device(device)
         self.steps_per_epoch = len(source) // batch_size
-        share = batch_size // world
-        self.row = torch.arange(rank * share, (rank + 1) * share)  # gathering restores the order
+        # Of every part an equal share, so that a part has the same images whatever `world` is; gathering
+        # restores its order.
+        self.row = torch.arange(batch_size).view(parts, world, -1)[:, rank].flatten()
         self.labels = label_tensor(source).to(self.device)
         fits = _fits(source, resident_bytes)
         self.images = resident(source, workers).to(self.device) if fits else None
@@ -160,8 +168,9 @@ def _streamed(
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one decides, and its last step needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals reach all processes of a job; the main one decides, and its last step needs its batch."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Decoded(Dataset):

@@ -68,9 +68,9 @@ class Recipe:
     ):
         _check(size >= 1, "size", size, "at least 1 pixel")
         _check(views >= 1, "views", views, "at least 1")
-        _check(0 < scale[0] <= scale[1] <= 1, "scale", scale, "two rising numbers in (0, 1]")
-        _check(0 < ratio[0] <= ratio[1], "ratio", ratio, "two rising numbers above 0")
-        _check(0 < blur_sigma[0] <= blur_sigma[1], "blur_sigma", blur_sigma, "two rising numbers above 0")
+        _check_rising("scale", scale, most=1.0)
+        _check_rising("ratio", ratio)
+        _check_rising("blur_sigma", blur_sigma)
         _check(0 <= hue <= 0.5, "hue", hue, "in [0, 0.5]")
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, strength in {**strengths, "rotate": rotate, "noise": noise}.items():
@@ -82,7 +82,8 @@ class Recipe:
                 0 < local_scale <= scale[0], "local_scale", local_scale, f"in (0, {scale[0]}], up to scale[0]"
             )
         _check(len(set(streams)) == len(streams), "streams", list(streams), "names that differ")
-        odd = [module for module in extra if not callable(module)]
+        listed = extra if isinstance(extra, list | tuple) else [extra]
+        odd = [module for module in listed if not callable(module)]
         _check(not odd, "extra", odd, "modules that take images (N, C, H, W)")
         given = {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}
         chance = {name: _chances(name, value, views + local_views) for name, value in given.items()}
@@ -96,7 +97,7 @@ class Recipe:
             local = {name: p[views:] for name, p in chance.items()}
             small = max(1, round(local_size * size))
             self.entries["views_local"] = Views(small, (local_scale, scale[0]), chance=local, **shared)
-        self.extra, self.streams, self.seed = tuple(extra), tuple(streams), seed
+        self.extra, self.streams, self.seed = tuple(listed), tuple(streams), seed
 
     def __call__(self, batch: Mapping[str, Any], index: int) -> dict[str, Any]:
         """The batch without "image" and with views (V, B, C, size, size); `index` is the optimiser step."""
@@ -178,6 +179,12 @@ class Fixed:
 def _check(good: bool, name: str, value: object, wanted: str) -> None:
     if not good:
         raise InputError(f"{name} must be {wanted}, not {value}")
+
+
+def _check_rising(name: str, ends: object, most: float = float("inf")) -> None:
+    numbers = ends if isinstance(ends, list | tuple) and all(isinstance(e, int | float) for e in ends) else ()
+    good = len(numbers) == 2 and 0 < numbers[0] <= numbers[1] <= most
+    _check(good, name, ends, "two rising numbers " + ("above 0" if most == float("inf") else "in (0, 1]"))
 
 
 def _chances(name: str, value: float | Sequence[float], views: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ssl_kd.data.adapt import Recoloured, Subset
-from ssl_kd.data.files import first_line
+from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Encoded, Source
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.streams import generator
@@ -227,7 +227,7 @@ _STAND_INS: list[Any] = [
 
 def _torch(path: Path, key: str | None) -> np.ndarray:
     with torch.serialization.safe_globals(_STAND_INS):
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
     found = _called(found, path, key) if isinstance(found, dict) else _only(found, path, key)
     return found.values() if isinstance(found, _Array) else np.asarray(found)
 

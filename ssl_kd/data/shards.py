@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from ssl_kd.data.files import EXTENSIONS, first_line
+from ssl_kd.data.labels import printable
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError
 
 MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
+MOST_LABEL = 1 << 20  # bytes of a .cls or .json
+MOST_FILES = 1_000_000  # that braces may stand for
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
 
@@ -105,7 +108,7 @@ def shard_files(path: str | Path) -> list[Path]:
     """The .tar files of a folder, or those that a pattern names, in order. Raises InputError."""
     path = Path(path).expanduser()
     if path.is_dir():
-        inside = sorted(file for file in path.iterdir() if file.suffix == ".tar")
+        inside = sorted(file for file in path.iterdir() if file.suffix == ".tar" and file.is_file())
         if not inside:
             raise InputError(f"there is no .tar file in {path}")
         return inside
@@ -118,7 +121,7 @@ def shard_files(path: str | Path) -> list[Path]:
 
 def _matches(pattern: str) -> list[Path]:
     names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-    return [Path(name) for name in names]
+    return [path for path in map(Path, names) if path.is_file()]  # reading a pipe would not end
 
 
 def braces(pattern: str) -> Iterator[str]:
@@ -128,6 +131,8 @@ def braces(pattern: str) -> Iterator[str]:
         yield pattern
         return
     first, last, words = match.groups()
+    if not words and int(last) - int(first) >= MOST_FILES:
+        raise InputError(f"{match[0]} stands for more than {MOST_FILES:,} files")
     inside = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
     for text in inside:
         yield from braces(pattern[: match.start()] + text + pattern[match.end() :])
@@ -137,11 +142,14 @@ def members(path: Path) -> Iterator[Member]:
     """The regular files inside a tar file, in their order. Raises InputError."""
     try:
         with tarfile.open(path, "r:") as archive, path.open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
                 if member.issparse():
                     raise ValueError("it holds sparse files")
                 if member.isreg():
+                    if not 0 <= member.size <= end - member.offset_data:
+                        raise ValueError(f"{printable(member.name)} is said to have {member.size:,} bytes")
                     yield member.name, member.offset_data, member.size
             if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset).strip(b"\0"):
                 raise ValueError(f"at byte {archive.offset} no member begins")  # where tarfile just stops
@@ -183,11 +191,14 @@ def _samples(path: Path, field: str) -> list[tuple[int, int, int | str | None]]:
             key, extension = folder + slash + first, extension.lower()
             if f".{extension}" in EXTENSIONS:
                 if key in images:
-                    raise InputError(f"{path} has two images called {key}")
+                    raise InputError(f"{path} has two images called {printable(key)}")
                 images[key] = offset, size
             elif extension == "cls" or (extension == "json" and key not in labels):
+                where = f"{path}:{printable(name)}"
+                if size > MOST_LABEL:
+                    raise InputError(f"{where} has {size:,} bytes, which is no label")
                 content = os.pread(file.fileno(), size, offset)
-                labels[key] = _label(content, f"{path}:{name}", field if extension == "json" else None)
+                labels[key] = _label(content, where, field if extension == "json" else None)
     return [(*place, labels.get(key)) for key, place in images.items()]
 
 
@@ -195,11 +206,11 @@ def _label(content: bytes, where: str, field: str | None) -> int | str | None:
     """What a .cls file says, or the field of a .json file; None where that says nothing."""
     try:
         value = content.decode() if field is None else json.loads(content).get(field)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{where} cannot be read ({first_line(error)})") from error
     if isinstance(value, str):
         value = value.strip()
-        return int(value) if re.fullmatch(r"-?\d+", value) else value or None
+        return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value or None
     if value is None or type(value) is int:
         return value
     raise InputError(f"{where}: {field} is {value!r}, neither a whole number nor a name")

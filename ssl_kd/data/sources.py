@@ -13,8 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ssl_kd.data.files import Paths, class_names, data_root, decode, first_line, image_files, read_npz
-from ssl_kd.data.labels import Said, number
+from ssl_kd.data.files import (
+    Paths,
+    class_names,
+    data_root,
+    decode,
+    first_line,
+    image_files,
+    read_npz,
+)
+from ssl_kd.data.labels import Said, number, printable
 from ssl_kd.data.workers import decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
@@ -86,7 +94,7 @@ class Stored(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, i: int) -> Path | bytes: ...  # an image file, or what is in one
+    def read(self, i: int) -> bytes: ...  # what is in an image file
 
     def name(self, i: int) -> str: ...  # of image i, for people
 
@@ -120,7 +128,7 @@ class Encoded:
         try:
             return decode(self.stored.read(self._position(i)), self.size)
         except Exception as error:  # besides OSError, Pillow's decoders let many other types through
-            raise InputError(f"{self.name(i)} cannot be decoded ({first_line(error)})") from error
+            raise InputError(f"{printable(self.name(i))} cannot be decoded ({first_line(error)})") from error
 
     def name(self, i: int) -> str:
         return self.stored.name(self._position(i))
@@ -199,7 +207,9 @@ def _torchvision(name: str, root: Path, limit: int | None, files: str) -> Data:
             try:
                 data = getattr(datasets, name)(root, train=train, download=True)
             except Exception as error:
-                failed = f"{name} could be neither read nor downloaded ({first_line(error)})"
+                unsafe = "weights_only" in str(error)  # torch refuses to execute a file, and advises to
+                why = "a file of it holds more than numbers" if unsafe else first_line(error)
+                failed = f"{name} could be neither read nor downloaded ({why})"
                 raise InputError(f"{failed}; put {files} into {root}") from error
         images = np.asarray(data.data)
         images = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -291,7 +301,7 @@ def _without_broken(source: Encoded) -> Encoded:
                 images[i] = image
 
     list(in_chunks(attempt, len(source), decoding_threads()))
-    skipped = [source.name(int(i)) for i in np.flatnonzero(~good)]
+    skipped = [printable(source.name(int(i))) for i in np.flatnonzero(~good)]
     if not good.any():
         raise InputError(f"none of the {len(skipped)} images can be decoded, the first is {skipped[0]}")
     kept = _chosen(source, np.flatnonzero(good)) if skipped else source
@@ -305,6 +315,8 @@ def _limited(source: Any, limit: int | None) -> Any:
     """The first `limit` images of a fixed shuffle, in their old order; all of them if there are fewer."""
     if limit is None:
         return source
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise InputError(f'limit must be a whole number, and "{limit}" is not')
     if limit < 1:
         raise InputError(f"limit must be at least 1, not {limit}")
     shuffled = torch.randperm(len(source), generator=generator("limit"))

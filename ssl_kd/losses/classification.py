@@ -3,8 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_kd.distributed import all_sum, world
-from ssl_kd.losses.rows import full
+from ssl_kd.losses.rows import full, mean_of_labelled
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -15,7 +14,4 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     rows = full(logits).reshape(-1, logits.shape[-1])
     target = labels.expand(logits.shape[:-1]).reshape(-1)
     total = F.cross_entropy(rows, target, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
-    count = (
-        all_sum((target >= 0).sum().to(rows.dtype)) / world()
-    )  # processes are averaged, so each divides by its fair share
-    return total / count.clamp(min=1 / world())
+    return mean_of_labelled(total, target >= 0)

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from ssl_kd import distributed
-from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import unit
+from ssl_kd.losses.rows import check_temperature, check_views, products, unit
 
 
 def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale: float = 1.0) -> Tensor:
@@ -16,14 +15,14 @@ def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale:
     scale: 2 gives the authors' code, which adds the two directions.
     Source: Chen et al. 2020 (SimCLR), eq. 1, mean over all V * B rows.
     """
-    if views.dim() != 3 or len(views) < 2:
-        raise InputError(f"NT-Xent compares at least two views, (V, B, D); it got {tuple(views.shape)}")
+    check_views("NT-Xent", views)
+    check_temperature("NT-Xent", temperature)
     count, size, _ = views.shape
     own = unit(views)  # (V, B, D)
     every = distributed.gather(own, dim=1) if gather else own  # (V, W * B, D)
     offset = distributed.rank() * size if gather else 0
     total = every.shape[1]
-    logits = own.flatten(0, 1) @ every.flatten(0, 1).T / temperature  # (V * B, V * W * B)
+    logits = products(own.flatten(0, 1), every.flatten(0, 1)) / temperature  # (V * B, V * W * B)
     columns = (
         torch.arange(count, device=views.device)[:, None] * total + offset
     )  # (V, 1), of each view's first row
@@ -42,11 +41,11 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float =
     query, key: (V, B, D), V >= 2; negatives: (N, D); any scale. Mean over rows and ordered pairs of views.
     Source: He et al. 2020 (MoCo), eq. 1.
     """
+    check_views("InfoNCE", query, key)
+    check_temperature("InfoNCE", temperature)
     q, k = unit(query), unit(key)
     count = len(q)
-    if count < 2:
-        raise InputError(f"InfoNCE compares at least two views, (V, B, D); it got {tuple(query.shape)}")
-    against = q @ unit(negatives).T / temperature  # (V, B, N)
+    against = products(q, unit(negatives)) / temperature  # (V, B, N)
     losses = []
     for a in range(count):
         for b in range(count):
@@ -63,6 +62,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     Source: Chen & He 2021 (SimSiam), eq. 2, which halves the sum of the two directions: the mean here.
     BYOL's loss (Grill et al. 2020) is 2 + 2 * this.
     """
+    check_views("the negative cosine", prediction, target)
     p, z = unit(prediction), unit(target)
     count = len(p)
     return -torch.stack(

@@ -1,6 +1,7 @@
 """Losses between a student and a teacher."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import full, unit
+from ssl_kd.losses.rows import check_shapes, check_temperature, full, mean_of_labelled, products, unit
 
 
 def similarity_kl(
@@ -32,6 +33,12 @@ def similarity_kl(
     for name, x in (("student", student), ("teacher", teacher)):
         if x.dim() != 3 or len(x) != 2:
             raise InputError(f"similarity KL compares two views, (2, B, D); the {name} gave {tuple(x.shape)}")
+    if student.shape[1] != teacher.shape[1]:
+        raise InputError(
+            f"similarity KL compares the same images; the student gave {student.shape[1]}, "
+            f"the teacher {teacher.shape[1]}"
+        )
+    check_temperature("similarity KL", temperature)
     if reduction not in ("row", "element"):
         raise InputError(f'reduction is "{reduction}", but can be: row, element')
     directions = [(0, 1), (1, 0)] if symmetric else [(0, 1)]
@@ -47,7 +54,7 @@ def similarity_kl(
 def _log_similarity(rows: Tensor, columns: Tensor, temperature: float, gather: bool) -> Tensor:
     columns = unit(columns)
     every = distributed.gather(columns) if gather else columns
-    return (unit(rows) @ every.T / temperature).log_softmax(1)
+    return (products(unit(rows), every) / temperature).log_softmax(1)
 
 
 def kl(
@@ -66,7 +73,18 @@ def kl(
     epsilon: both distributions are (p + epsilon) / (1 + K epsilon), 1e-8 in DCM.
     Source: Zhang et al. 2018 (DML), temperature 1; Yao & Sun 2020 (DCM), with epsilon.
     """
-    _check_shapes("KL", student, teacher)
+    return _kl(student, teacher, temperature, squared, epsilon, torch.mean)
+
+
+def _kl(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    squared: bool,
+    epsilon: float,
+    mean: Callable[[Tensor], Tensor],
+) -> Tensor:
+    check_shapes("KL", student, teacher)
     if not temperature > 0:
         raise InputError(f"KL needs a temperature above 0, not {temperature}")
     if not 0 <= epsilon < math.inf:
@@ -80,10 +98,10 @@ def kl(
         difference = full(student) - full(teacher)
         # The formula is half a variance; written as one, a large mean does not cancel in it.
         # Smoothing shrinks what remains of both distributions, their distance from uniform, by 1 + K epsilon.
-        return difference.var(-1, correction=0).mean() / (2 * (1 + classes * epsilon) ** 2)
+        return mean(difference.var(-1, correction=0)) / (2 * (1 + classes * epsilon) ** 2)
     log_p = _smoothed((full(student) / temperature).log_softmax(-1), epsilon)
     log_q = _smoothed((full(teacher) / temperature).log_softmax(-1), epsilon)
-    loss = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1).mean()
+    loss = mean(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1))
     return loss * temperature**2 if squared else loss
 
 
@@ -95,14 +113,6 @@ def _smoothed(log_p: Tensor, epsilon: float) -> Tensor:
     return smoothed - math.log1p(log_p.shape[-1] * epsilon)
 
 
-def _check_shapes(loss: str, student: Tensor, teacher: Tensor) -> None:
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"{loss} compares equal shapes; the student gave {tuple(student.shape)}, "
-            f"the teacher {tuple(teacher.shape)}"
-        )
-
-
 def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """Squared difference, e.g. of logits.
 
@@ -110,7 +120,7 @@ def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "m
     reduction: mean is over all elements, as in the code of Kim et al. 2021; sum is over the classes, then
         the mean over rows, as in their paper: K times as much.
     """
-    _check_shapes("MSE", student, teacher)
+    check_shapes("MSE", student, teacher)
     if reduction not in ("mean", "sum"):
         raise InputError(f'reduction is "{reduction}", but can be: mean, sum')
     if reduction == "sum":
@@ -119,13 +129,19 @@ def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "m
 
 
 def not_true_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) over the classes that are not the label, times temperature^2; mean over rows.
+    """KL(teacher || student) over the classes that are not the label, times temperature^2.
 
-    student, teacher: logits (..., B, K); labels: (B,). The label's column is removed, so its gradient is
-        exactly zero.
+    student, teacher: logits (..., B, K); labels: (B,), -1 means none. The label's column is removed, so its
+        gradient is exactly zero. The mean is over the rows that have a label, as in `cross_entropy`.
     Source: Lee et al. 2022 (FedNTD), eq. 4.
     """
+    check_shapes("KL", student, teacher)
     classes = student.shape[-1]
     others = torch.arange(classes - 1, device=student.device).expand(*student.shape[:-1], -1)
     others = others + (others >= labels[:, None])  # (..., B, K - 1): every class but the label
-    return kl(student.gather(-1, others), teacher.gather(-1, others), temperature, squared=True)
+    known = (labels >= 0).expand(student.shape[:-1])
+
+    def mean(rows: Tensor) -> Tensor:
+        return mean_of_labelled(rows.where(known, 0.0).sum(), known)
+
+    return _kl(student.gather(-1, others), teacher.gather(-1, others), temperature, True, 0.0, mean)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import full, unit
+from ssl_kd.losses.rows import check_shapes, full, unit
 
 
 def attention(maps: Tensor) -> Tensor:
@@ -24,11 +24,7 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Li et al. 2022 (FFSD), the authors' D. The mean hides a factor 1 / (C * H * W), hence weights like
     1000.
     """
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"the feature distance compares equal shapes; the student gave {tuple(student.shape)}, "
-            f"the teacher {tuple(teacher.shape)}"
-        )
+    check_shapes("the feature distance", student, teacher)
     return (unit(student.flatten(-3)) - unit(teacher.flatten(-3))).square().mean()
 
 
@@ -64,10 +60,11 @@ def shifted(maps: Tensor) -> Tensor:
     n: length of a sample's attention; h: that attention at length 1; s: the target of `diversity`.
     Source: Li et al. 2022 (FFSD), what the self-distillation of a student reads.
     """
+    maps = full(maps)
     channels, height, width = maps.shape[-3:]
     n, h, s = _shift(attention(maps).flatten(-2))
     correction = (n * (s - h) / channels).unflatten(-1, (height, width))
-    return full(maps) + correction.unsqueeze(-3)
+    return maps + correction.unsqueeze(-3)
 
 
 def _attentions(student: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ssl_kd.cohort import Batch, Outputs
 from ssl_kd.errors import InputError
 from ssl_kd.losses.features import shifted
-from ssl_kd.losses.rows import unit
-from ssl_kd.terms import fetch
+from ssl_kd.losses.rows import full, unit
+from ssl_kd.terms import check_address, fetch
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -93,6 +93,8 @@ class Decoder(nn.Module):
         super().__init__()
         if len(maps) < 2:
             raise InputError("a decoder needs at least two maps of its network")
+        check_address("a decoder", "maps", maps, several=True)
+        check_address("a decoder", "shown", shown, several=False)
         self.maps, self.shown, self.shift = tuple(maps), shown, shift
         self.reads = (*maps, shown)
         self.names = tuple(address.partition(".")[2] for address in maps[:-1])
@@ -143,6 +145,9 @@ class Consensus(nn.Module):
         super().__init__()
         if how not in ("mean", "similarity", "maps"):
             raise InputError(f'how is "{how}", but can be: mean, similarity, maps')
+        if not reads:
+            raise InputError("reads is empty; name the outputs of which there is to be a mean")
+        check_address("a consensus", "reads", reads, several=True)
         self.reads, self.how = tuple(reads), how
 
     def forward(self, batch: Batch, seen: Mapping[str, Outputs]) -> Outputs:
@@ -150,7 +155,7 @@ class Consensus(nn.Module):
         if self.how == "similarity":
             return {"said": torch.cat([unit(x) for x in said], -1)}
         if self.how == "mean":
-            return {"said": torch.stack(said).mean(0)}
+            return {"said": torch.stack([full(x) for x in said]).mean(0)}
         grid = min(x.shape[-2] for x in said), min(x.shape[-1] for x in said)
         alike = [_on(grid, x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in said]
         return {"said": torch.cat(alike, -3)}

@@ -58,8 +58,10 @@ def spread(rows: Tensor) -> float:
 def agreement(a: Tensor, b: Tensor) -> float:
     """Share of images whose nearest other image, by cosine, is the same for both: 0 to 1.
 
-    a: (N, D), b: (N, E), of the same N images.
+    a: (N, D), b: (N, E), of the same N images; NaN for one image, which has no other.
     """
+    if len(a) < 2:
+        return float("nan")
     return float((_nearest(a) == _nearest(b)).double().mean())
 
 

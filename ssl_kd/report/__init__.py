@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     for key in given:
         if key not in known:
             raise InputError(f'"{key}" is not an option; {nearest(key, known)}')
-    if given.get("run") is None:
+    if given.get("run") in (None, ""):
         raise InputError("run is needed; give it as run=runs/NAME")
     _need_charts()
     from ssl_kd.machine import pick_device, set_threads

@@ -1,6 +1,5 @@
 """What differs between the options of groups of runs, and how to make the runs again."""
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from ssl_kd.config import computed
 from ssl_kd.report import blocks
 from ssl_kd.report.page import Section
+from ssl_kd.saved import read_json
 
 if TYPE_CHECKING:
     from ssl_kd.compare import Group
@@ -41,8 +41,9 @@ def section(groups: Sequence["Group"]) -> Section:
 
 def command(folder: Path) -> str:
     """The command that started a run, or nothing where nobody wrote it down."""
-    path = folder / "environment.json"
-    words = json.loads(path.read_text()).get("command") if path.is_file() else None
+    words = read_json(folder / "environment.json").get("command")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return ""
     return shlex.join(["ssl-kd", "train", *(w for w in words[1:] if w != "train")]) if words else ""
 
 

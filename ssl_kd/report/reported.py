@@ -8,6 +8,7 @@ import torch
 
 from ssl_kd.evaluate import scored_on
 from ssl_kd.finished import Finished, load
+from ssl_kd.saved import read_json, read_lines, read_scores
 
 Curves = dict[str, list[tuple[float, float]]]  # name -> (epoch, value)
 
@@ -65,9 +66,9 @@ def read(folder: str | Path, device: torch.device | str) -> Reported:
     run = finished.run
     return Reported(
         **{field.name: getattr(finished, field.name) for field in fields(finished)},
-        summary=run.read("summary.json") or {},
-        environment=run.read("environment.json") or {},
-        lines=run.metrics(),
+        summary=read_scores(run.folder / "summary.json"),
+        environment=read_json(run.folder / "environment.json"),
+        lines=read_lines(run.folder / "metrics.jsonl"),
     )
 
 

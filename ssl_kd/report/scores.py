@@ -1,6 +1,5 @@
 """What the peers score, beside their baselines, and what else the probes of the run have found."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from ssl_kd.report import blocks
 from ssl_kd.report.figures import called, cell, leaves
 from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
+from ssl_kd.saved import read_scores
 from ssl_kd.selection import candidates
 
 NO_SCORES = {"parameters", "macs", "linear_penalty", "linear_held_out"}
@@ -50,9 +50,7 @@ def section(run: Reported) -> Section:
 
 def probed(run: Reported) -> dict[str, dict[str, Any]]:
     """What the files in eval/ say, by the names of the probes."""
-    return {
-        path.stem: json.loads(path.read_text()) for path in sorted((run.run.folder / "eval").glob("*.json"))
-    }
+    return {path.stem: read_scores(path) for path in sorted((run.run.folder / "eval").glob("*.json"))}
 
 
 def networks(found: Mapping[str, Any]) -> tuple[Rows, int]:

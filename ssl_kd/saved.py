@@ -1,0 +1,139 @@
+"""What the files of a run folder say, read with care: the folder may be damaged, or anybody's."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_kd.errors import InputError
+from ssl_kd.values import check_whole
+
+NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
+MOST_BYTES = 1 << 20  # of a config.yaml; ours have some 10 KiB
+MOST_DEEP = 64
+
+
+def read_config(folder: str | Path) -> DictConfig:
+    """The config of a run, resolved as it was written.
+
+    Raises InputError where there is none, where it is no config, and where it has what none of ours has: tags
+    of YAML, aliases, of which a few lines can fill any memory, and interpolations, which may read the
+    environment.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no config.yaml")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        _plain_yaml(path.read_text(encoding="utf-8"))
+        config = OmegaConf.load(path)
+    except Exception as error:  # every YAML error, whatever its class
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(config, DictConfig):
+        raise InputError(f"{path} is a list, not the config of a run")
+    lacking = [key for key in NEEDED if key not in config]
+    if lacking:
+        raise InputError(f'{path} has no "{lacking[0]}"; it is not the config of a run')
+    if "${" in OmegaConf.to_yaml(config):
+        raise InputError(f"{path} refers to something else by ${{...}}, which the config of a run never does")
+    try:
+        check_whole(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
+
+
+def _plain_yaml(text: str) -> None:
+    """Raises ValueError for tags, aliases and depth, before anything is made of them."""
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError("it has an alias")
+        if getattr(event, "tag", None):
+            raise ValueError(f'it has the tag "{event.tag}"')
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEEP:
+            raise ValueError("it is nested too deeply")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; {} where there is no file. Raises InputError."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no mapping")
+    return found
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """A summary.json, or a file of eval/; {} where there is none. Raises InputError for what is no score."""
+    found = read_json(path)
+    for part in _SCORED:
+        odd = next(_odd(found.get(part) or {}, part, nested=1 + (part == "peers")), None)
+        if odd:
+            raise InputError(f"{path}: {odd} is not what a probe writes")
+    for key in _NUMBERS:
+        if not _is_number(found.get(key)):
+            raise InputError(f"{path}: {key} is no number")
+    return found
+
+
+_SCORED = ("peers", "ensemble", "baselines", "macs", "training_macs", "health")
+_NUMBERS = ("steps", "step", "checkpoint_step", "seconds", "images_per_second")
+_GROUPS = ("knn", "few_labels", "robustness", "linear_sgd", "finetune", "transfer", "pixels", "untrained")
+_SINGLE = ("linear", "top1", "parameters")
+
+
+def _odd(node: Any, path: str, nested: int) -> Iterator[str]:
+    """Paths below `node` that hold no numbers, or a number where there is more; nested: so many mappings."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            below = f"{path}.{key}"
+            if key in _SINGLE and isinstance(value, dict):
+                yield below
+            yield from _odd(value, below, 1 if key in _GROUPS else nested - 1)
+    elif nested > 0 or not all(map(_is_number, node if isinstance(node, list) else [node])):
+        yield path
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that was cut short is left out. Raises InputError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        for line in found:
+            float(line["step"]), float(line["epoch"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    return found
+
+
+def check_links(folder: str | Path) -> None:
+    """Refuses a run folder in which what is written would lie elsewhere, by a link that leads out of it.
+
+    Checkpoints are left out: these commands only read them, and they may well lie on another disk.
+    """
+    whole = Path(folder).resolve()
+    for place, folders, files in os.walk(whole):
+        if Path(place) == whole and "checkpoints" in folders:
+            folders.remove("checkpoints")
+        for name in [*folders, *files]:
+            path = Path(place) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise InputError(
+                    f"{path} is a link that leads out of the run folder, and what is written there would "
+                    "overwrite something else; take it away"
+                )
