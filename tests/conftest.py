@@ -11,6 +11,21 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite and folders by several processes; tests and files asked for by name by this one."""
+    named = any(".py" in word for word in config.args)
+    return 0 if named else min(4, os.cpu_count() or 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several test processes none takes more than its share of the cores, nor do those it starts."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        share = max(1, (os.cpu_count() or 1) // count)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
     """accelerate keeps its state in class attributes; each test starts without it."""
