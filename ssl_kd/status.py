@@ -42,7 +42,7 @@ class Status:
         self.folder, self.steps = folder, steps
         before = _said(folder)
         self.step, self.saved = before.get("step", 0), before.get("saved", 0)
-        self._ends = threading.Event()
+        self._ends, self._writing = threading.Event(), threading.Lock()
         self._lock = _lock(folder)
         self._began = _now()
         self._thread = threading.Thread(target=self._beat, name="status", daemon=True)
@@ -60,12 +60,20 @@ class Status:
         finally:
             _unlock(self.folder, self._lock)
 
+    def saved_at(self, step: int) -> None:
+        """Says at once that there is a checkpoint."""
+        self.saved = step
+        self._write_if_possible()
+
     def _beat(self) -> None:
         while not self._ends.wait(BEAT):
-            try:
-                self._write("running")
-            except OSError:  # a full disk: the next checkpoint will say so
-                pass
+            self._write_if_possible()
+
+    def _write_if_possible(self) -> None:
+        try:
+            self._write("running")
+        except OSError:  # a full disk: the next checkpoint will say so
+            pass
 
     def _write(self, state: str, reason: str | None = None) -> None:
         said = {
@@ -79,7 +87,8 @@ class Status:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        write_whole(self.folder / "status.json", json.dumps(said, indent=2) + "\n")
+        with self._writing:  # the run saves while the heart beats
+            write_whole(self.folder / "status.json", json.dumps(said, indent=2) + "\n")
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:

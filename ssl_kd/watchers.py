@@ -164,7 +164,7 @@ class Saver:
             with self.logger.paused():
                 self.run.save(self.cohort, self.optimizers, step)
             if self.status is not None:
-                self.status.saved = step
+                self.status.saved_at(step)
         if stop:
             raise Interrupted(f" after step {step} of {self.steps}")
 

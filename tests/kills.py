@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ssl_kd.status import read as read_status
+
 TINY = "{backbone: {name: resnet8, base: 4}}"
 PAIR = f"peers={{a: {TINY}, b: {TINY}}}"
 SHORT = ["batch_size=128", "epochs=4", "threads=1", "precision=float32", "log_every=1", "health.every=5"]
@@ -64,12 +66,14 @@ def left(run: Path) -> dict[str, Any]:
 
 
 def undisturbed(name: str, folder: Path) -> dict[str, Any]:
-    """What the run leaves that ends by itself, and the seconds between its first step and its end."""
+    """What the run leaves that ends by itself, and the seconds between its first step and its summary."""
     child = subprocess.Popen(command(name, folder, "whole"), cwd=folder, stdout=subprocess.DEVNULL)
     _until(lambda: (folder / "whole/metrics.jsonl").exists(), child)
     began = time.monotonic()
+    _until(lambda: (folder / "whole/summary.json").exists(), child)
+    seconds = time.monotonic() - began
     assert child.wait(timeout=600) == 0
-    return {**left(folder / "whole"), "seconds": time.monotonic() - began}
+    return {**left(folder / "whole"), "seconds": seconds}
 
 
 def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: float | None) -> dict[str, Any]:
@@ -93,6 +97,7 @@ def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: floa
         "method": name,
         "killed": "while saving" if saving else "not any more" if ended == 0 else f"after step {steps}",
         "files": sorted(path.name for path in (place / "checkpoints/new").glob("*")) if saving else [],
+        "status": (read_status(place) or {})["state"],
     }
     again = subprocess.run(
         command(name, folder, run), cwd=folder, capture_output=True, text=True, timeout=600
@@ -103,7 +108,7 @@ def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: floa
     return {
         **found,
         "resumed": resumed.partition(": ")[2],
-        "equal": all(now[key] == whole[key] for key in now),
+        "equal": all(now[key] == whole[key] for key in now) and (ended == 0 or found["status"] == "killed"),
     }
 
 
