@@ -66,36 +66,35 @@ def left(run: Path) -> dict[str, Any]:
 
 
 def undisturbed(name: str, folder: Path) -> dict[str, Any]:
-    """What the run leaves that ends by itself, and the seconds between its first step and its summary."""
-    child = subprocess.Popen(command(name, folder, "whole"), cwd=folder, stdout=subprocess.DEVNULL)
-    _until(lambda: (folder / "whole/metrics.jsonl").exists(), child)
-    began = time.monotonic()
-    _until(lambda: (folder / "whole/summary.json").exists(), child)
-    seconds = time.monotonic() - began
-    assert child.wait(timeout=600) == 0
-    return {**left(folder / "whole"), "seconds": seconds}
+    """What the run leaves that ends by itself."""
+    done = subprocess.run(command(name, folder, "whole"), cwd=folder, stdout=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0
+    return left(folder / "whole")
 
 
 def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: float | None) -> dict[str, Any]:
     """One line for the log: where the run was killed, where it went on, and whether it ends equal.
 
-    share: of the undisturbed run's time, after which it is killed; None: while it writes a checkpoint.
+    share: of the steps, after which, and a part of a step, it is killed; None: while it writes the files of a checkpoint.
     """
     child = subprocess.Popen(command(name, folder, run), cwd=folder, stdout=subprocess.DEVNULL)
     place = folder / run
     _until(lambda: (place / "metrics.jsonl").exists(), child)
     if share is None:
         _until(lambda: (place / "checkpoints/last").exists(), child)
-        _until(lambda: (place / "checkpoints/new").exists(), child, pause=0.0002)
+        _until(lambda: any((place / "checkpoints/new").glob("*")), child, pause=0.0002)
     else:
-        time.sleep(share * whole["seconds"])
+        whole_steps, part = divmod(share * _steps(folder / "whole/metrics.jsonl"), 1)
+        began = time.monotonic()
+        _until(lambda: _steps(place / "metrics.jsonl") >= whole_steps, child)
+        time.sleep(part * (time.monotonic() - began) / max(whole_steps, 1))
     child.send_signal(signal.SIGKILL)
     ended = child.wait(timeout=600)
     saving = (place / "checkpoints/new").exists()
     steps = _steps(place / "metrics.jsonl")
     found = {
         "method": name,
-        "killed": "while saving" if saving else "not any more" if ended == 0 else f"after step {steps}",
+        "killed": "while saving" if saving else f"after step {steps}" if ended else "too late",
         "files": sorted(path.name for path in (place / "checkpoints/new").glob("*")) if saving else [],
         "status": (read_status(place) or {})["state"],
     }
@@ -108,7 +107,7 @@ def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: floa
     return {
         **found,
         "resumed": resumed.partition(": ")[2],
-        "equal": all(now[key] == whole[key] for key in now) and (ended == 0 or found["status"] == "killed"),
+        "equal": found["status"] == "killed" and all(now[key] == whole[key] for key in now),
     }
 
 
