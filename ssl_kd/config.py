@@ -39,6 +39,7 @@ INCIDENTAL_DATA = ("workers", "resident_bytes")
 _SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
 _OPEN = ("peers", "peer", "others", "terms", "presets", "part")
+_PARTLY = ("health", "probe", "labels")  # a mapping says some of their options, and leaves the others
 _FROM_DATA = {"steps": "epochs= says how long to train", "classes": "it counts its own"}
 
 
@@ -97,7 +98,8 @@ def _compose(words: Sequence[str]) -> DictConfig:
     config.peers = named(config.peers, config.pop("peer"), separate)
     users = [item for item in later if item[0].lstrip("~").split(".")[1] in config.peers]
     for key, value in users:
-        _assign(config, key, value)
+        of_backbone = key.count(".") == 1 and isinstance(value, str)
+        _assign(config, f"{key}.backbone" if of_backbone else key, value)
     check(config, SHAPES)
     everyone = add_others(config.peers, config.pop("others"), separate)
     for key, value in (item for item in later if item not in users):
@@ -206,6 +208,10 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
         if not isinstance(node, DictConfig):
             raise InputError(f'"{".".join(parts[: depth + 1])}" is {node}, not a group of options')
     _known(node, parts[-1], parts[:-1], last=True)
+    if key in _PARTLY and isinstance(value, dict):
+        for name, entry in value.items():
+            _assign(config, f"{key}.{name}", entry)
+        return
     if delete:
         if not parts[1:] or not (parts[0] in _OPEN or "_target_" in node):
             raise InputError(

@@ -187,3 +187,17 @@ def test_mean_and_std_may_be_one_number_for_each_channel():
         0.4,
         0.3,
     ]
+
+
+def test_a_group_of_options_may_be_given_in_part():
+    config = compose(["health={every: 7}", "probe={}"])
+    assert config.health.every == 7 and config.health.patience == 5 and config.probe.linear
+    with pytest.raises(InputError, match='"health.evry" is not an option; did you mean "health.every"'):
+        compose(["health={evry: 7}"])
+
+
+def test_a_peer_that_is_there_gets_another_backbone_by_its_name():
+    config = compose(["peers={a: resnet8, b: resnet8}", "peers.b=resnet20"])
+    assert config.peers.b.backbone.name == "resnet20" and "projection" in config.peers.b.heads
+    with pytest.raises(InputError, match='there is no peer "c"'):
+        compose(["peers={a: resnet8, b: resnet8}", "peers.c=resnet20"])

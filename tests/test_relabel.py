@@ -388,7 +388,7 @@ def test_training_sees_the_wrong_labels_and_every_score_is_of_the_right_ones(own
     [
         (["labels.noise=1.5"], "labels.noise is a share of the labels, from 0 to less than 1, not 1.5"),
         (["labels.nois=0.5"], 'did you mean "labels.noise"?'),
-        (["labels={nois: 0.5}"], "labels has the options noise, file and key, not"),
+        (["labels={nois: 0.5}"], 'did you mean "labels.noise"?'),
         (["labels=0.5"], 'labels must be a group of options, and "0.5" is not'),
         (["labels.file=nowhere.npy"], "labels.file: there is no file /"),
     ],
