@@ -75,7 +75,8 @@ def undisturbed(name: str, folder: Path) -> dict[str, Any]:
 def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: float | None) -> dict[str, Any]:
     """One line for the log: where the run was killed, where it went on, and whether it ends equal.
 
-    share: of the steps, after which, and a part of a step, it is killed; None: while it writes the files of a checkpoint.
+    share: of the steps, after which, and a part of a step, it is killed; None: while it writes the files
+    of a checkpoint.
     """
     child = subprocess.Popen(command(name, folder, run), cwd=folder, stdout=subprocess.DEVNULL)
     place = folder / run
