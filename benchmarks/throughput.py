@@ -39,6 +39,7 @@ from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pic
 from ssl_kd.memory import Queue
 from ssl_kd.monitor import Monitor, Watch
 from ssl_kd.run import Run
+from ssl_kd.trackers import Trackers
 from ssl_kd.watchers import Logger
 
 DEFAULTS: dict[str, Any] = {
@@ -85,13 +86,15 @@ class Ours(Cohorts):
         super().__init__(*args)
         meter = Meter(10**9, 0, False)
         config = self.config
+        run = Run(tempfile.mkdtemp())
         self.logger = Logger(
-            Run(tempfile.mkdtemp()),
+            run,
             meter,
             self.plain_optimizers,
             self.per_epoch,
             config.batch_size,
             config.log_every,
+            Trackers(config, ["tensorboard"], run.folder, 0, print),
         )
         self.result: Result | None = None
 

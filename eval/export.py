@@ -1,4 +1,4 @@
-"""python eval/export.py run=runs/a peer=small: the network to deploy, as safetensors."""
+"""python eval/export.py run=runs/a peer=small: the network to deploy."""
 
 import sys
 

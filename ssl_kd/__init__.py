@@ -21,12 +21,17 @@ _HOME = {
     "Result": "engine",
     "InputError": "errors",
     "gather": "distributed",
+    "load": "finished",
+    "Finished": "finished",
+    "Embedder": "embedder",
 }
 __all__ = [
     "Cohort",
     "Each",
     "Edge",
+    "Embedder",
     "Encoder",
+    "Finished",
     "Follow",
     "Head",
     "InputError",
@@ -34,15 +39,18 @@ __all__ = [
     "Result",
     "fit",
     "gather",
+    "load",
     "step",
 ]
 
 if TYPE_CHECKING:
     from ssl_kd.cohort import Cohort, Follow
     from ssl_kd.distributed import gather
+    from ssl_kd.embedder import Embedder
     from ssl_kd.encoder import Encoder, Head
     from ssl_kd.engine import Result, fit, step
     from ssl_kd.errors import InputError
+    from ssl_kd.finished import Finished, load
     from ssl_kd.terms import Each, Edge, Mutual
 
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from ssl_kd.cache import Cache
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data
-from ssl_kd.data.adapt import hold_out
+from ssl_kd.data.adapt import as_channels, hold_out
 from ssl_kd.data.parts import split
 from ssl_kd.data.relabel import taught
 from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.machine import channels_last
 from ssl_kd.optim import param_groups
 from ssl_kd.peers import BESIDE, Surroundings, build_peer
 from ssl_kd.registry import check, function, make, target
@@ -57,10 +58,10 @@ def check_options(config: DictConfig) -> None:
     """Refuses options that no constructor takes, and targets that do not exist. Raises InputError."""
 
     def beside(path: str) -> tuple[str, ...]:
-        if path == "data":
+        if path in ("data", "probe.data"):
             return _DATA_KEYS
         if path.startswith("peers."):
-            return ("reads",) if ".heads." in path else BESIDE
+            return ("reads", "views") if ".heads." in path else BESIDE
         return ()
 
     check(config, beside)
@@ -68,16 +69,45 @@ def check_options(config: DictConfig) -> None:
 
 def read_data(config: DictConfig) -> Data:
     """The images, and with them what the config left open: `classes` and `steps`."""
-    takes = inspect.signature(target(config.data, "data")).parameters
-    data = make({k: v for k, v in config.data.items() if k not in _DATA_KEYS or k in takes})
-    if config.get("hold_out") is not None:
-        data = hold_out(data, config.hold_out, seed=0)  # the same images whatever the run's seed
+    data = _read(config.data, "data")
+    labelled = _labelled(config, data.train.shape[0])
+    if config.get("hold_out") is not None:  # the same images whatever the run's seed
+        data, labelled = (
+            (hold_out(data, config.hold_out, seed=0), None)
+            if labelled is None
+            else (data, hold_out(labelled, config.hold_out, seed=0))
+        )
+    data = replace(data, labelled=labelled)
     config.classes = len(data.train.classes) or None
     config.steps = config.epochs * max(1, len(data.train) // config.batch_size)
     for name, term in config.terms.items():
-        if "batch.label" in _words(term) and data.train.labels is None:
+        if "batch.label" in _words(term) and (
+            data.train.labels is None or not (data.train.labels >= 0).any()
+        ):
             raise InputError(f'the term "{name}" needs labels, and the data "{config.data.name}" has none')
     return data
+
+
+def _read(node: DictConfig, path: str) -> Data:
+    takes = inspect.signature(target(node, path)).parameters
+    given = {k: v for k, v in node.items() if k not in _DATA_KEYS or k in takes}
+    # Made by themselves: what fails in a data set of the user's own is then not taken for a fault of ours.
+    made = {k: make(v) for k, v in given.items() if isinstance(v, DictConfig) and "_target_" in v}
+    plain = {k: v for k, v in given.items() if k not in made}
+    return make(plain, _partial_=True)(**made) if made else make(plain)
+
+
+def _labelled(config: DictConfig, channels: int) -> Data | None:
+    """The data that is scored in place of the run's own, in as many channels; None where nothing is said."""
+    node = config.probe.get("data")
+    if node is None:
+        return None
+    try:
+        read = _read(node, "probe.data")
+        train, *test = [as_channels(part, channels) for part in (read.train, read.test) if part is not None]
+    except InputError as error:
+        raise InputError(f"probe.data: {error}") from error
+    return Data(train, test[0] if test else None)
 
 
 def build_terms(config: DictConfig) -> list[Term]:
@@ -139,7 +169,9 @@ def build_cohort(
         for name, peer in peers.items():
             returns[name] += ["embedding"] if isinstance(peer, Encoder) else []
     cohort = Cohort(peers, frozen=frozen, follow=follow, returns=returns, seed=config.seed)
-    return cohort.to(memory_format=torch.channels_last) if config.channels_last else cohort
+    if config.channels_last:
+        channels_last(cohort)
+    return cohort
 
 
 def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer], list[Weight]]:

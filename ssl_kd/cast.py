@@ -3,10 +3,11 @@
 `others` of a method are peers beside the user's. In them and in the terms "all" stands for the learning peers
 that the user named and "all.output" for that output of each. One that says "own" or "previous" is made for
 each of those, as NAME_OTHER, own being that peer and previous the one before it (the first has none, and gets
-none of these). No torch here.
+none of these); "own_OTHER.output" is what another that was made for that peer says. So are terms, as
+TERM/NAME. No torch here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -14,13 +15,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ssl_kd.errors import InputError
 
 _PLACES = ("own", "previous")
+_NOT_COPIED = ("weights", "optim", "lr_scale", "pretext")  # from a leader to its follower
 
 
-def named(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
-    """name -> full description, from a list of backbones or a mapping of names to backbones or options.
-
-    separate: each peer sees views of its own.
-    """
+def members(peers: Any) -> dict[str, DictConfig]:
+    """name -> what is said of it, from a list of backbones or a mapping of names to backbones or options."""
     if isinstance(peers, str):
         peers = [peers]
     if isinstance(peers, ListConfig | list):
@@ -28,16 +27,26 @@ def named(peers: Any, template: DictConfig, separate: bool) -> DictConfig:
         peers = {_numbered(names, i): {"backbone": name} for i, name in enumerate(names)}
     if not peers:
         raise InputError("peers is empty; name at least one backbone, as in peers=[resnet20,resnet20]")
-    full = {}
-    for name, own in dict(peers).items():
+    for name in peers:
         if str(name) in ("all", *_PLACES):
             raise InputError(f'"{name}" cannot name a peer: it stands for others in a method')
-        own = described(own)
-        peer = OmegaConf.create({} if "_target_" in own else OmegaConf.to_container(template))
+    return {str(name): described(own) for name, own in dict(peers).items()}
+
+
+def named(peers: Any, template: DictConfig | Callable[[str], DictConfig], separate: bool) -> DictConfig:
+    """name -> full description, from whatever `members` takes.
+
+    template: what every peer has unless it says otherwise, or a function of its name.
+    separate: each peer sees views of its own.
+    """
+    full = {}
+    for name, own in members(peers).items():
+        base = {} if "_target_" in own else template(name) if callable(template) else template
+        peer = OmegaConf.create(base if isinstance(base, dict) else OmegaConf.to_container(base))
         overlay(peer, own)
         if separate:
-            _separate(str(name), peer)
-        full[str(name)] = peer
+            _separate(name, peer)
+        full[name] = peer
     return OmegaConf.create(full)
 
 
@@ -46,9 +55,14 @@ def learners(peers: DictConfig) -> list[str]:
     return [str(name) for name, peer in peers.items() if not peer.get("frozen") and not peer.get("follow")]
 
 
-def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[str]:
-    """Puts the method's own peers behind the user's; returns the names that "all" stands for."""
-    everyone = learners(peers)
+def add_others(
+    peers: DictConfig, others: DictConfig, separate: bool, of: Sequence[str] | None = None
+) -> list[str]:
+    """Puts the method's own peers behind the user's; returns the names that "all" stands for.
+
+    of: these names, if not those of the peers that learn.
+    """
+    everyone = learners(peers) if of is None else list(of)
     first = peers[everyone[0]] if everyone else next(iter(peers.values()))
     for name, node in others.items():
         for place in _each(OmegaConf.to_container(node), everyone):
@@ -60,9 +74,7 @@ def add_others(peers: DictConfig, others: DictConfig, separate: bool) -> list[st
             like = peers.get(str((peer.get("follow") or {}).get("leader")))
             copied = like is not None and "backbone" not in peer
             if copied:  # a follower is what its leader is, and sees what it sees
-                peer = OmegaConf.merge(
-                    {key: like[key] for key in like if key not in ("weights", "optim", "lr_scale")}, peer
-                )
+                peer = OmegaConf.merge({key: like[key] for key in like if key not in _NOT_COPIED}, peer)
             if "_target_" not in peer and "backbone" not in peer:
                 peer.backbone = first.get("backbone")
             if separate:
@@ -86,6 +98,15 @@ def expand_all(node: Any, everyone: Sequence[str]) -> Any:
     assert isinstance(plain, dict)
     filled = {key: value if key == "peers" else _filled(value, {}, everyone) for key, value in plain.items()}
     return OmegaConf.create(filled)
+
+
+def expand_own(name: str, node: DictConfig, everyone: Sequence[str]) -> dict[str, DictConfig]:
+    """The term, or where it says "own" one for each, as NAME/PEER."""
+    plain = OmegaConf.to_container(node)
+    places = _each(plain, everyone)
+    if places == [{}]:
+        return {name: node}
+    return {f"{name}/{place['own']}": OmegaConf.create(_filled(plain, place, everyone)) for place in places}
 
 
 def expand_pairs(node: Any, everyone: Sequence[str], peers: DictConfig) -> None:
@@ -143,7 +164,7 @@ def _numbered(names: list[str], i: int) -> str:
 
 def _each(node: Any, everyone: Sequence[str]) -> list[dict[str, str]]:
     """What "own" and "previous" stand for, once for each peer that the node is to be made for."""
-    owners = {text.split(".")[0] for text in _texts(node)}
+    owners = {text.split(".")[0].split("_")[0] for text in _texts(node)}
     if "previous" in owners:
         return [{"own": own, "previous": everyone[i]} for i, own in enumerate(everyone[1:])]
     return [{"own": own} for own in everyone] if "own" in owners else [{}]
@@ -151,7 +172,8 @@ def _each(node: Any, everyone: Sequence[str]) -> list[dict[str, str]]:
 
 def _names(key: Any, value: Any) -> bool:
     """Whether a value can name peers; a lone "own" only as a leader, since buffers may follow so too."""
-    return value not in _PLACES or key == "leader"
+    lone = isinstance(value, str) and "." not in value and value.split("_")[0] in _PLACES
+    return key != "_target_" and (not lone or key == "leader")
 
 
 def _texts(node: Any) -> list[str]:
@@ -180,7 +202,8 @@ def _filled(node: Any, place: Mapping[str, str], everyone: Sequence[str]) -> Any
     owner, dot, output = node.partition(".")
     if owner == "all" and dot:
         return [f"{name}.{output}" for name in everyone]
-    return f"{place[owner]}{dot}{output}" if owner in place else node
+    word, line, other = owner.partition("_")
+    return f"{place[word]}{line}{other}{dot}{output}" if word in place else node
 
 
 def _someone(text: str, name: str) -> str:

@@ -3,43 +3,11 @@
 import sys
 from collections.abc import Sequence
 
+from ssl_kd.commands.catalogue import COMMANDS as _COMMANDS
+from ssl_kd.commands.catalogue import PROBES as _PROBES
 from ssl_kd.errors import guarded
 
-COMMANDS = ("train", "show", "timing", "study", "compare", "report", "export")
-PROBES = ("knn", "linear", "few_labels", "linear_sgd", "finetune", "robustness", "transfer", "health")
-
-HELP = """ssl-kd: small networks that learn together, without labels
-
-  ssl-kd train                                              a DoGo pair on digits, about a minute
-  ssl-kd train method=simclr data=cifar10 peers=[resnet18]  one network alone
-  ssl-kd train method=dogo data=folder data.root=photos peers=[resnet18,mobilenetv3_small_100]
-  ssl-kd train run=runs/a                                   the same run= again continues it
-  ssl-kd train processes=2                                  on two processes of this machine
-  ssl-kd show method=dogo                                   a method's edges as a table
-  ssl-kd timing method=dogo measure=20                      where a step's time goes, over 20 steps
-  ssl-kd study study.yaml                                   methods x seeds from one file, then compared
-  ssl-kd compare runs/solo-* runs/pair-*                    did the peers help? differences, paired by seed
-  ssl-kd report run=runs/a                                  the run as one HTML page
-  ssl-kd export run=runs/a peer=resnet20_1                  the network to deploy, as safetensors
-  ssl-kd PROBE run=runs/a                                   one more score of a run's checkpoint; the probes:
-      knn, linear             nearest neighbours; a linear probe
-      few_labels              a linear probe on 1 %, 10 %, and 1, 5, 10 labels per class
-      linear_sgd, finetune    trained on augmented images: the literature's linear probe; all weights
-      robustness, transfer    corrupted test images; another data set (data=fashion_mnist)
-      health                  effective rank, alignment, uniformity, agreement: without labels
-
-Options are key=value; configs/config.yaml lists them with their defaults.
-  method   {method}
-  data     {data}
-  recipe   {recipe}
-  optim    {optim}
-  peers    a list of backbones: resnet20, wrn-16-2, resnet18, resnet50, ... or any timm model
-  dry_run=true builds everything, runs one step and says what the run needs
-
-Exit codes: 0 done, 1 a run of a study failed, 2 bad input (one sentence says what), 3 stopped by
-health.on_collapse=stop, 75 stopped by Ctrl-C, SIGTERM or SIGUSR1 and saved (the same command continues:
-requeue the job), 130 stopped at once by a second Ctrl-C.
-"""
+COMMANDS, PROBES = tuple(_COMMANDS), tuple(_PROBES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,12 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: list[str]) -> int:
     from ssl_kd.errors import InputError, nearest
 
-    if not words or words[0] in ("--help", "-h", "help") or "--help" in words:
-        from ssl_kd.config import GROUPS, choices
-
-        print(HELP.format(**{group: ", ".join(choices(group)) for group in GROUPS}), end="")
-        return 0
-    command, rest = words[0], words[1:]
+    asked = [word for word in words if word in ("--help", "-h")]
+    rest = [word for word in words if word not in asked]
+    if rest[:1] == ["help"]:
+        asked, rest = ["help"], rest[1:]
+    if asked or not rest:
+        return _help(rest)
+    command, rest = rest[0], rest[1:]
     if command == "train":
         from ssl_kd.train import _main as train
 
@@ -69,6 +38,20 @@ def _main(words: list[str]) -> int:
         return 0
     if command == "timing":
         return timing(rest)
+    if command == "doctor":
+        from ssl_kd.commands.doctor import main as doctor
+
+        return doctor(rest)
+    if command == "init":
+        from ssl_kd.commands.init import main as init
+
+        return init(rest)
+    if command == "runs":
+        from ssl_kd.commands.runs import main as runs
+
+        return runs(rest)
+    if command == "eval":
+        return several(rest)
     if command == "study":
         from ssl_kd.study import main as study
 
@@ -88,12 +71,26 @@ def _main(words: list[str]) -> int:
         return export(options(rest))
     if command in PROBES:
         return probe(command, rest)
+    if command in ("completion", "__complete"):
+        from ssl_kd.commands import completion
+
+        print(completion.script(rest) if command == "completion" else completion.answer(rest), end="")
+        return 0
     if command == "--version":
         from ssl_kd import __version__
 
         print(__version__)
         return 0
     raise InputError(f'there is no command "{command}"; {nearest(command, [*COMMANDS, *PROBES])}')
+
+
+def _help(words: list[str]) -> int:
+    """The page of a command, or of all."""
+    from ssl_kd.commands.pages import overview, page
+
+    known = [word for word in words if word in (*COMMANDS, *PROBES)]
+    print(page(known[0], words) if known else overview(), end="")
+    return 0
 
 
 def probe(name: str, words: list[str]) -> int:
@@ -117,6 +114,16 @@ def probe(name: str, words: list[str]) -> int:
     console().print(probe_table(name, result))
     print(f"{folder}/eval/{name}.json")
     return 0
+
+
+def several(words: list[str]) -> int:
+    """Several probes of a run in one table: `run=FOLDER probes=[knn,linear]`, and `PROBE.option=value`."""
+    from ssl_kd.commands.evaluate import read
+
+    asked = read(words)
+    from ssl_kd.commands.evaluate import evaluate
+
+    return evaluate(asked)
 
 
 def timing(words: list[str]) -> int:

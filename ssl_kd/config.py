@@ -1,10 +1,11 @@
 """From `key=value` words to one checked config. No torch here, so that `show` and every refusal are quick."""
 
+import copy
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -14,11 +15,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ssl_kd.cast import add_others, described, expand_all, expand_pairs, named, overlay
+from ssl_kd import architecture, labelled
+from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, overlay
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.groups import GROUPS, choices, chosen_file, folders
+from ssl_kd.groups import config_folder as config_folder
+from ssl_kd.options_file import FILE, said_in
+from ssl_kd.pretexts import Pretexts
 from ssl_kd.values import SHAPES, check, check_whole
 
-GROUPS = ("method", "data", "recipe", "optim")
 PEER_KEYS = (
     "backbone",
     "heads",
@@ -32,26 +37,29 @@ PEER_KEYS = (
     "weights",
     "optim",
     "cache",
+    "pretext",
 )
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
-INCIDENTAL = ("run", "device", "threads", "processes", "log_every", "save_every", "keep", "dry_run", "probe")
+INCIDENTAL = (
+    "run",
+    "device",
+    "threads",
+    "processes",
+    "log_every",
+    "save_every",
+    "keep",
+    "dry_run",
+    "probe",
+    "tracker",
+    "tracker_options",
+)
 INCIDENTAL_DATA = ("workers", "resident_bytes")
 _SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
 # Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
-_OPEN = ("peers", "peer", "others", "terms", "presets", "part")
+_OPEN = ("peers", "peer", "others", "terms", "presets", "part", "tracker_options")
+_OF_METHOD = ("terms", "parts", "preset", "others")
 _PARTLY = ("health", "probe", "labels")  # a mapping says some of their options, and leaves the others
 _FROM_DATA = {"steps": "epochs= says how long to train", "classes": "it counts its own"}
-
-
-def config_folder() -> Path:
-    """The folder of configs: inside an installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def choices(group: str) -> list[str]:
-    """Names of the files of a config group: ours and those in `configs/` of the current folder."""
-    return sorted({file.stem for folder in _folders() for file in (folder / group).glob("*.yaml")})
 
 
 def compose(words: Sequence[str]) -> DictConfig:
@@ -67,8 +75,8 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 
 def _compose(words: Sequence[str]) -> DictConfig:
-    picked, assigned = _split(words)
-    config = _hydra(picked)
+    picked, assigned = _said(words)
+    config = _hydra([f"{group}={name}" for group, name in picked.items()])
     suits = config.data.pop("suits", None) or {}
     for key in ("epochs", "batch_size"):
         if key in suits:
@@ -77,41 +85,48 @@ def _compose(words: Sequence[str]) -> DictConfig:
         if key in config.recipe:
             config.recipe[key] = value
     _lay_parts(config, assigned)
-    presets = config.pop("presets")
-    preset = _last(assigned, "preset", config.preset)
-    if preset is not None:
-        if preset not in presets:
-            raise InputError(
-                f'the method {config.method} has no preset "{preset}"; {nearest(str(preset), list(presets))}'
-            )
-        overlay(config, presets[preset])
+    preset = _preset(config, assigned)
+    pretexts = Pretexts(*_asked(config, preset, assigned))
+    pretexts.lay(config)
+    templates = pretexts.templates(config.peer)
+    for template in templates.values():
+        overlay(template, preset.get("peer", {}))
+    overlay(config, OmegaConf.masked_copy(preset, [str(key) for key in preset if key != "peer"]))
     whole = isinstance(config.peers, DictConfig) and [f"peers.{name}" for name in config.peers]
     later = [
         item
         for item in assigned
-        if item[0].startswith(("peers.", "~peers.")) and item[0] not in (whole or ())
+        if item.key.startswith(("peers.", "~peers.")) and item.key not in (whole or ())
     ]
-    for key, value in (item for item in assigned if item not in later):
-        _assign(config, key, value)
+    for item in (item for item in assigned if item not in later):
+        if item.key.lstrip("~").split(".")[0] == "peer":
+            _assign_each(config, item, templates)
+        else:
+            _assign(config, item)
     check(config, SHAPES)
-    separate = _separate(config, asked=any(key == "separate_views" for key, _ in assigned))
-    config.peers = named(config.peers, config.pop("peer"), separate)
-    users = [item for item in later if item[0].lstrip("~").split(".")[1] in config.peers]
-    for key, value in users:
-        of_backbone = key.count(".") == 1 and isinstance(value, str)
-        _assign(config, f"{key}.backbone" if of_backbone else key, value)
+    del config.peer
+    separate = _separate(config, asked=any(item.key == "separate_views" for item in assigned))
+    config.peers = named(config.peers, lambda name: templates[pretexts.peers[name]], separate)
+    users = [item for item in later if item.key.lstrip("~").split(".")[1] in config.peers]
+    for item in users:
+        of_backbone = item.key.count(".") == 1 and isinstance(item.value, str)
+        _assign(config, item._replace(key=f"{item.key}.backbone") if of_backbone else item)
     check(config, SHAPES)
-    everyone = add_others(config.peers, config.pop("others"), separate)
-    for key, value in (item for item in later if item not in users):
-        _assign(config, key, value)
+    everyone, having = pretexts.add(config.peers, config.pop("others"), separate)
+    del config.pretext
+    for item in (item for item in later if item not in users):
+        _, name, *rest = item.key.split(".")
+        if name in config.peers and rest[:1] == ["pretext"]:
+            raise InputError(f"{item.key}: the method adds this peer; say others.NAME.pretext")
+        _assign(config, item)
     check(config, SHAPES)
-    _finish(config, everyone)
+    _finish(config, everyone, having)
     return config
 
 
 def options(words: Sequence[str]) -> dict[str, Any]:
     """The `key=value` words of a command that has no config of its own."""
-    return dict(_split(words)[1])
+    return {item.key: item.value for item in _split(words)[1]}
 
 
 def computed(config: DictConfig) -> DictConfig:
@@ -139,28 +154,115 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
 
 
-def _folders() -> list[Path]:
-    own, users = config_folder(), Path.cwd() / "configs"
-    return [own] if not users.is_dir() or users.resolve() == own.resolve() else [own, users]
+class Said(NamedTuple):
+    """What is said of an option, and in which file, if not on the command line."""
+
+    key: str
+    value: Any
+    where: str = ""
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+def _said(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
+    """Choices of groups and assignments: those of the files that `config=` names, then those of the words.
+
+    What a file says of its choice goes with it: the options of data=folder say nothing of data=cifar10.
+    """
+    files = [word.partition("=")[2] for word in words if word.partition("=")[0] == FILE]
+    layers = [_file(Path(file).expanduser()) for file in files]
+    layers.append(_split([word for word in words if word.partition("=")[0] != FILE]))
+    picked: dict[str, str] = {}
+    assigned: list[Said] = []
+    for choice, items in layers:
+        other = [group for group, name in choice.items() if picked.get(group, name) != name]
+        other += [item.key for item in items if item.key in (*GROUPS, "peers")]  # described anew
+        assigned = [item for item in assigned if not _belongs(item.key.lstrip("~"), other)] + items
+        picked |= choice
+    return picked, assigned
+
+
+def _preset(config: DictConfig, assigned: Sequence[Said]) -> DictConfig:
+    """The options of the chosen preset; none without one."""
+    presets = config.pop("presets")
+    name = _last(assigned, "preset", config.preset)
+    if name is None:
+        return OmegaConf.create({})
+    if name not in presets:
+        raise InputError(
+            f'the method {config.method} has no preset "{name}"; {nearest(str(name), list(presets))}'
+        )
+    return presets[name]
+
+
+def _asked(
+    config: DictConfig, preset: DictConfig, assigned: Sequence[Said]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """Who takes part and by which pretexts, before any other option; and what `peers.NAME.pretext` says."""
+    keys = ["pretext", "peers", "others"]
+    asked = OmegaConf.masked_copy(config, keys)
+    overlay(asked, OmegaConf.masked_copy(preset, [key for key in keys if key in preset]))
+    known = [f"peers.{name}" for name in asked.peers] if isinstance(asked.peers, DictConfig) else []
+    of = {}
+    for item in assigned:
+        parts = item.key.split(".")
+        if item.key in ("pretext", "peers", *known) or (parts[0] == "others" and parts[2:] == ["pretext"]):
+            _assign(asked, item)
+        elif parts[0] == "peers" and parts[2:] == ["pretext"]:
+            of[parts[1]] = item.value
+            check(OmegaConf.create({"pretext": item.value}), SHAPES)
+    check(asked, SHAPES)
+    return asked, of
+
+
+def _assign_each(config: DictConfig, item: Said, templates: dict[tuple[str, ...], DictConfig]) -> None:
+    """Says of every peer's template what `peer.` says of all; one that has no such option is left alone."""
+    refused = []
+    for names, template in list(templates.items()):
+        config.peer = copy.deepcopy(template)
+        try:
+            _assign(config, item)
+            templates[names] = config.peer
+        except InputError as error:
+            refused.append(error)
+    if len(refused) == len(templates):
+        raise refused[0]
+
+
+def _belongs(key: str, groups: Sequence[str]) -> bool:
+    """Whether an option is of the choice in one of the groups; a method's terms and parts are."""
+    return any(key.split(".")[0] in (_OF_METHOD if group == "method" else (group,)) for group in groups)
+
+
+def _file(path: Path) -> tuple[dict[str, str], list[Said]]:
+    picked, assigned = {}, []
+    for key, value in said_in(path):
+        if key in GROUPS and isinstance(value, str):
+            picked[key] = _choice(key, value, f"{path}: ")
+        else:
+            assigned.append(Said(key, value, str(path)))
+    return picked, assigned
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
     """Choices of groups (for hydra) and assignments (ours: `+` changes nothing, `~key` deletes)."""
-    picked, assigned = [], []
+    picked, assigned = {}, []
     for word in words:
         key, equals, text = word.partition("=")
         key = key.lstrip("+").lstrip("-") if equals else key
         if word.startswith("~"):
-            assigned.append((word, None))
+            assigned.append(Said(word, None))
         elif not equals:
             raise InputError(f'"{word}" is not an option; options are written key=value, as in epochs=10')
         elif key in GROUPS and not text.startswith("{"):  # a mapping describes one instead of naming it
-            if text not in choices(key):
-                raise InputError(f'there is no {key} "{text}"; {nearest(text, choices(key))}')
-            picked.append(f"{key}={text}")
+            picked[key] = _choice(key, text)
         else:
-            assigned.append((key, _value(key, text)))
+            assigned.append(Said(key, _value(key, text)))
     return picked, assigned
+
+
+def _choice(group: str, name: str, where: str = "") -> str:
+    if name not in choices(group):
+        raise InputError(f'{where}there is no {group} "{name}"; {nearest(name, choices(group))}')
+    return name
 
 
 def _value(key: str, text: str) -> Any:
@@ -177,24 +279,32 @@ def _value(key: str, text: str) -> Any:
 
 
 def _hydra(picked: Sequence[str]) -> DictConfig:
-    folders = _folders()
-    search = (
-        [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[1:])}]"]
-        if folders[1:]
-        else []
-    )
+    own, *users = folders()
+    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in users)}]"] if users else []
     try:
-        with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
+        with initialize_config_dir(str(own.resolve()), version_base="1.3"):
             full = hydra_compose("config", overrides=[*picked, *search], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the config files do not fit together: {' '.join(str(error).split())}") from error
     chosen = full.hydra.runtime.choices
+    if "method" in full:  # a key of its own, as of any group whose file does not say otherwise
+        file = chosen_file("method", chosen.method)
+        raise InputError(f'{file} must begin with the line "# @package _global_"')
     config = OmegaConf.create({key: full._get_node(key) for key in full if key != "hydra"})
     config.method = chosen.method
     return config
 
 
-def _assign(config: DictConfig, key: str, value: Any) -> None:
+def _assign(config: DictConfig, said: Said) -> None:
+    try:
+        _put(config, said.key, said.value)
+    except InputError as error:
+        if not said.where:
+            raise
+        raise InputError(f"{said.where}: {error}") from error
+
+
+def _put(config: DictConfig, key: str, value: Any) -> None:
     delete, key = key.startswith("~"), key.lstrip("~")
     parts = key.split(".")
     if key in _FROM_DATA:
@@ -210,7 +320,7 @@ def _assign(config: DictConfig, key: str, value: Any) -> None:
     _known(node, parts[-1], parts[:-1], last=True)
     if key in _PARTLY and isinstance(value, dict):
         for name, entry in value.items():
-            _assign(config, f"{key}.{name}", entry)
+            _put(config, f"{key}.{name}", entry)
         return
     if delete:
         if not parts[1:] or not (parts[0] in _OPEN or "_target_" in node):
@@ -273,7 +383,7 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     return value
 
 
-def _lay_parts(config: DictConfig, assigned: Sequence[tuple[str, Any]]) -> None:
+def _lay_parts(config: DictConfig, assigned: Sequence[Said]) -> None:
     """Lays the chosen parts of the method over it; what is not chosen is not there at all."""
     definitions = config.pop("part")
     chosen = _last(assigned, "parts", None)
@@ -307,13 +417,16 @@ def _separate(config: DictConfig, asked: bool) -> bool:
     return bool(config.separate_views)
 
 
-def _last(assigned: Sequence[tuple[str, Any]], key: str, default: Any) -> Any:
+def _last(assigned: Sequence[Said], key: str, default: Any) -> Any:
     """What the user's words say, the last of them, or else `default`."""
-    return next((value for name, value in reversed(assigned) if name == key), default)
+    return next((item.value for item in reversed(assigned) if item.key == key), default)
 
 
-def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
-    """Checks peers, and writes the names of the user's learning peers where a term says "all"."""
+def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Sequence[str]]) -> None:
+    """Checks peers, and writes names of learning peers where a term says "all".
+
+    These are the user's, or in a term that is in `having` those that have its pretext.
+    """
     for name in list(config.peers):
         peer = config.peers[name]
         if "_target_" in peer:
@@ -326,14 +439,19 @@ def _finish(config: DictConfig, everyone: Sequence[str]) -> None:
         if "backbone" not in peer:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
         config.peers[name] = described(peer)
+        architecture.settle(config.peers[name], str(name))
         _anywhere(config.peers[name])
-    for name in list(config.terms):
-        if config.terms[name] is None:  # as ~terms.NAME, in a preset
-            del config.terms[name]
+    labelled.settle(config)
+    terms = OmegaConf.create({})
+    for name, node in config.terms.items():
+        names = having.get(str(name), everyone)
+        if node is None or (not names and name in having):  # as ~terms.NAME, in a preset; a pretext of nobody
             continue
-        term = expand_all(config.terms[name], everyone)
-        expand_pairs(term, everyone, config.peers)
-        config.terms[name] = term
+        for full, term in expand_own(str(name), node, names).items():
+            term = expand_all(term, names)
+            expand_pairs(term, names, config.peers)
+            terms[full] = term
+    config.terms = terms
     if config.separate_views:
         config.recipe.streams = list(config.peers)
     try:

@@ -1,6 +1,6 @@
 """The usual peer: a backbone that sees views or what earlier peers said, and heads that read what it said."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,15 @@ from ssl_kd.terms import fetch
 
 @dataclass(frozen=True)
 class Head:
-    """A head and what it reads: "embedding", a stage of the backbone, or an earlier head."""
+    """A head and what it reads: "embedding", a stage of the backbone, or an earlier head.
+
+    views: what it sees in place of the peer's views: a function of these, (V, B, C, H, W), that may change
+        their number and size. That is a forward pass of its own. A head that reads another sees what it sees.
+    """
 
     module: nn.Module
     reads: str = "embedding"
+    views: Callable[[Tensor], Tensor] | None = None
 
 
 class Encoder(nn.Module):
@@ -29,6 +34,8 @@ class Encoder(nn.Module):
         the list of them, each (N, ...). It detaches what is not to learn from this peer.
     stages: hidden stages to give out beside those that a head reads; a mapping names them anew.
     per_view: every view is a forward with batch statistics of its own, instead of one over all V * B rows.
+
+    A head with views of its own sees those of the first entry of `views`, changed.
 
     Outputs: "embedding" (V, B, D), each stage (V, B, C', H', W'), each head (V, B, ...). A map of views of
     different sizes is given to heads only.
@@ -49,6 +56,7 @@ class Encoder(nn.Module):
         plain = {name: head if isinstance(head, Head) else Head(head) for name, head in heads.items()}
         self.heads = nn.ModuleDict({name: head.module for name, head in plain.items()})
         self.reads = {name: head.reads for name, head in plain.items()}
+        self.apart = _apart(plain)
         self.views = (views,) if isinstance(views, str) else tuple(views)
         self.sees = tuple(sees)
         self.stages = dict(stages) if isinstance(stages, Mapping) else {stage: stage for stage in stages}
@@ -69,31 +77,40 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, seen: Mapping[str, Outputs] | None = None) -> Outputs:
         if self.sees:
-            return self._views([fetch(address, seen or {}, batch) for address in self.sees])
+            return self._views([fetch(address, seen or {}, batch) for address in self.sees], self._shared)
         missing = [key for key in self.views if key not in batch]
         if missing:
             raise InputError(
                 f'a peer sees "{missing[0]}", which no recipe makes; there are: {", ".join(batch)}'
             )
-        parts = [self._views([batch[key]]) for key in self.views]
-        if len(parts) == 1:
-            return parts[0]
-        alike = [name for name in parts[0] if len({part[name].shape[2:] for part in parts}) == 1]
-        return {name: cat([part[name] for part in parts]) for name in alike}
+        parts = [self._views([batch[key]], self._shared) for key in self.views]
+        said = parts[0]
+        if len(parts) > 1:
+            alike = [name for name in parts[0] if len({part[name].shape[2:] for part in parts}) == 1]
+            said = {name: cat([part[name] for part in parts]) for name in alike}
+        for change, names in self.apart:
+            own = self._views([change(batch[self.views[0]])], names)
+            said |= {name: own[name] for name in names}
+        return said
 
-    def _views(self, seen: Sequence[Tensor]) -> Outputs:  # each (V, B, ...)
+    @property
+    def _shared(self) -> list[str]:
+        """The heads that see the peer's views."""
+        return [name for name in self.heads if not any(name in names for _, names in self.apart)]
+
+    def _views(self, seen: Sequence[Tensor], heads: Collection[str]) -> Outputs:  # each (V, B, ...)
         if self.per_view:
-            each = [self._rows(view) for view in zip(*seen, strict=True)]
+            each = [self._rows(view, heads) for view in zip(*seen, strict=True)]
             return {name: stack([part[name] for part in each]) for name in each[0]}
-        rows = self._rows([x.flatten(0, 1) for x in seen])
+        rows = self._rows([x.flatten(0, 1) for x in seen], heads)
         return {name: value.unflatten(0, seen[0].shape[:2]) for name, value in rows.items()}
 
-    def _rows(self, seen: Sequence[Tensor]) -> Outputs:  # each (N, ...)
+    def _rows(self, seen: Sequence[Tensor], heads: Collection[str]) -> Outputs:  # each (N, ...)
         said = self._backbone(list(seen) if self.sees else seen[0])
         if self.tap is not None:
             self.tap.append(said["embedding"])
-        for name, head in self.heads.items():
-            said[name] = head(said[self.reads[name]])
+        for name in heads:
+            said[name] = self.heads[name](said[self.reads[name]])
         return said
 
     def _backbone(self, seen: Tensor | list[Tensor]) -> Outputs:
@@ -102,6 +119,22 @@ class Encoder(nn.Module):
         asked = tuple(dict.fromkeys(self.stages.values()))
         embedding, maps = self.backbone.forward_stages(seen, asked)  # type: ignore[operator]
         return {"embedding": embedding, **{name: maps[stage] for name, stage in self.stages.items()}}
+
+
+def _apart(heads: Mapping[str, Head]) -> list[tuple[Callable[[Tensor], Tensor], list[str]]]:
+    """Each change of the views, and in order the heads that see the peer's views so."""
+    found: list[tuple[Callable[[Tensor], Tensor], list[str]]] = []
+    for name, head in heads.items():
+        above = next((names for _, names in found if head.reads in names), None)
+        if above is not None and head.views is None:
+            above.append(name)
+        elif head.views is not None:
+            if head.reads in heads:
+                raise InputError(
+                    f'the head "{name}" reads the head "{head.reads}" and sees what that one sees'
+                )
+            found.append((head.views, [name]))
+    return found
 
 
 def encoders(cohort: Cohort) -> dict[str, Encoder]:

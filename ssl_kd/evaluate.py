@@ -14,6 +14,7 @@ from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.data import Data, Plain, Source, in_order
 from ssl_kd.data.adapt import subset
 from ssl_kd.encoder import Encoder, reads_of
+from ssl_kd.labelled import called
 from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
 from ssl_kd.probes.ensemble import ensemble, ensemble_knn
 from ssl_kd.probes.health import effective_rank
@@ -41,6 +42,13 @@ class _Output(nn.Module):
         return seen[self.address[0]][self.address[1]][0]
 
 
+def network(cohort: Cohort, peer: str, output: str = "embedding") -> Callable[[Tensor], Tensor]:
+    """Images (N, C, H, W) -> an output of that encoder (N, ...), through the peers that it reads."""
+    encoder = cohort.peers[peer]
+    alone = output == "embedding" and isinstance(encoder, Encoder) and not encoder.sees
+    return encoder.embed if alone else _Output(cohort, peer, output)  # type: ignore[return-value]
+
+
 def needed(cohort: Cohort, peer: str) -> list[str]:
     """The peer and all that it reads, in their order."""
     found = {peer}
@@ -58,7 +66,8 @@ def classifiers(config: DictConfig) -> dict[str, str]:
             [term.get("reads", ())] if isinstance(term.get("reads", ()), str) else list(term.get("reads", ()))
         )
         outputs = [read for read in reads if not read.startswith("batch.")]
-        if "batch.label" in reads and outputs:
+        contrast = (term.get("loss") or {}).get("_target_") == "ssl_kd.losses.sup_con"  # of what is no class
+        if "batch.label" in reads and outputs and not contrast:
             on_top = [peer for peer in term.peers if _on_embedding(config.peers[peer], outputs[0])]
             found |= dict.fromkeys(on_top, outputs[0])
     return found
@@ -72,9 +81,9 @@ def _on_embedding(peer: DictConfig, output: str) -> bool:
 
 
 class Evaluator:
-    """The probes of one config over one data set.
+    """The probes of one config over one data set, or over the labelled one that it has beside it.
 
-    data: with labels and a test split, or every score is empty and `missing` says why.
+    data: what is scored has labels and a test split, or every score is empty and `missing` says why.
     """
 
     def __init__(self, config: DictConfig, data: Data, device: torch.device | str = "cpu") -> None:
@@ -92,14 +101,15 @@ class Evaluator:
         """
         peers: dict[str, dict[str, Any]] = {}
         learn: list[tuple[Features, Linear | None]] = []
-        heads = classifiers(self.config) if "top1" in probes else {}
+        own = self.data.scored.train.classes == self.data.train.classes  # else they mean other things
+        heads = classifiers(self.config) if "top1" in probes and own else {}
         for name, peer in cohort.peers.items():
             if not isinstance(peer, Encoder) or name in leave_out:
                 continue
-            features = self.features(_Output(cohort, name, "embedding") if peer.sees else peer.embed)
+            features = self.features(network(cohort, name))
             peers[name], fitted = self.score(features, probes)
             if name in heads:
-                peers[name]["top1"] = self._top1(_Output(cohort, name, heads[name]))
+                peers[name]["top1"] = self._top1(network(cohort, name, heads[name]))
             if name in cohort.trainable and not peer.sees:
                 learn.append((features, fitted))
         found: dict[str, Any] = {"peers": peers}
@@ -127,12 +137,16 @@ class Evaluator:
 
     def rank(self, cohort: Cohort) -> float:
         """Effective rank of the embeddings of train images, mean over the learning peers; needs no label."""
-        ranks = [
-            effective_rank(self._embed(peer.embed, self._some_train)[0])
+        ranks = self.ranks(cohort).values()
+        return sum(ranks) / len(ranks)
+
+    def ranks(self, cohort: Cohort) -> dict[str, float]:
+        """That of each learning peer that embeds images."""
+        return {
+            name: effective_rank(self._embed(peer.embed, self._some_train)[0])
             for name, peer in cohort.peers.items()
             if name in cohort.trainable and isinstance(peer, Encoder) and not peer.sees
-        ]
-        return sum(ranks) / len(ranks)
+        }
 
     def score(self, features: Features, probes: Collection[str]) -> tuple[dict[str, Any], Linear | None]:
         """kNN and linear scores of features, as far as they are among the probes, and the fitted probe."""
@@ -151,14 +165,15 @@ class Evaluator:
 
     def features(self, network: Callable[[Tensor], Tensor]) -> Features:
         """What `network` makes of the images of both splits."""
-        train, test = self._embed(network, self.data.train), self._embed(network, self.data.test)
-        return Features(*train, *test, classes=len(self.data.train.classes))
+        data = self.data.scored
+        train, test = self._embed(network, data.train), self._embed(network, data.test)
+        return Features(*train, *test, classes=len(data.train.classes))
 
     def pixels(self) -> Features:
         """The images themselves."""
-        size = self.config.probe.batch_size
-        train, test = pixels(in_order(self.data.train, size)), pixels(in_order(self.data.test, size))  # type: ignore[arg-type]
-        return Features(*train, *test, classes=len(self.data.train.classes))
+        size, data = self.config.probe.batch_size, self.data.scored
+        train, test = pixels(in_order(data.train, size)), pixels(in_order(data.test, size))  # type: ignore[arg-type]
+        return Features(*train, *test, classes=len(data.train.classes))
 
     @cached_property
     def _some_train(self) -> Source:
@@ -182,8 +197,8 @@ class Evaluator:
             scores["linear"] = ensemble(fitted, [each.test for each in features], features[0].test_labels)
         return scores
 
-    def _top1(self, network: nn.Module) -> float:
-        batches = in_order(self.data.test, self.config.probe.batch_size)  # type: ignore[arg-type]
+    def _top1(self, network: Callable[[Tensor], Tensor]) -> float:
+        batches = in_order(self.data.scored.test, self.config.probe.batch_size)  # type: ignore[arg-type]
         logits, labels = embed(network, batches, self.plain, self.device)
         known = labels >= 0
         return float((logits.argmax(1) == labels)[known].double().mean())
@@ -196,13 +211,21 @@ def parameters(peer: nn.Module) -> int:
 
 def scored_on(config: DictConfig) -> str:
     """Which images the scores are of."""
-    held = config.get("hold_out")
-    return f"a held-out {held} of the train split" if held is not None else "the test split"
+    held, other = config.get("hold_out"), called(config)
+    split = f"a held-out {held} of the train split" if held is not None else "the test split"
+    return f"{split} of {other}" if other else split
 
 
 def _missing(config: DictConfig, data: Data) -> str:
-    if data.train.labels is None:
-        return f'the probes need labels, and the data "{config.data.name}" has none'
-    if data.test is None or data.test.labels is None:
-        return f'the probes need a labelled test split, and the data "{config.data.name}" has none'
+    name, scored = called(config) or config.data.name, data.scored
+    if not _labelled(scored.train):
+        return f'the probes need labels, and the data "{name}" has none'
+    if len(np.unique(scored.train.labels[scored.train.labels >= 0])) < 2:  # type: ignore[index, operator]
+        return f'the probes need two classes, and the labels of the data "{name}" are all of one'
+    if scored.test is None or not _labelled(scored.test):
+        return f'the probes need a labelled test split, and the data "{name}" has none'
     return ""
+
+
+def _labelled(source: Source) -> bool:
+    return source.labels is not None and bool((np.asarray(source.labels) >= 0).any())

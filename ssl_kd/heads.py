@@ -1,8 +1,11 @@
 """Heads on an embedding (N, D): projections, predictions, classifiers."""
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
+from ssl_kd.losses.rows import products, unit
 
 
 def mlp(
@@ -34,3 +37,20 @@ def mlp(
         norm.register_parameter("bias", None)
         parts.append(norm)
     return nn.Sequential(*parts)
+
+
+class Prototypes(nn.Module):
+    """Scores of a row against `out` learned directions: cosines, since both have length 1.
+
+    (N, in_features) -> (N, out). Source: Caron et al. 2021 (DINO), the weight-normalised last layer after an
+    L2 bottleneck, its lengths fixed at 1.
+    """
+
+    def __init__(self, in_features: int, out: int = 1024) -> None:
+        super().__init__()
+        if out < 1:
+            raise InputError(f"prototypes need out of at least 1, not {out}")
+        self.weight = nn.Parameter(F.normalize(torch.randn(out, in_features), dim=1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return products(unit(rows), unit(self.weight))

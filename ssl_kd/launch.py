@@ -24,16 +24,20 @@ def launched() -> bool:
     return any(name in os.environ for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
     """Runs `ssl-kd train words...` in `processes` processes; returns the exit code of one that failed, or 0.
 
     Ctrl-C reaches all of them from the terminal, other signals are passed on. When one ends with a code, the
     others are asked to.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"LOCAL_WORLD_SIZE": str(processes)}
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes)))}
     if device == "cpu" or not os.path.exists("/dev/nvidia0"):

@@ -89,22 +89,42 @@ def pick_precision(wanted: str, device: str) -> str:
     return "bfloat16" if device == "cpu" and fast else "float32"
 
 
-class _FullDepthwise(nn.Conv2d):
-    """A depthwise convolution in float32 under autocast, with the result in the precision of its input."""
+class _FullConvolution(nn.Conv2d):
+    """A convolution in float32 under autocast, with the result in the precision of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float()).to(input.dtype)
 
 
-def full_depthwise(module: nn.Module) -> None:
-    """Has every depthwise convolution in `module` compute in float32, in place; nothing else changes.
+class _StridedConvolution(_FullConvolution):
+    """The same where the map is smaller than the stride, and else as it would have been."""
 
-    torch's CPU kernels take ten to twenty times as long for the gradient of a strided one in bfloat16.
+    def forward(self, input: Tensor) -> Tensor:
+        if any(edge < stride for edge, stride in zip(input.shape[-2:], self.stride, strict=True)):
+            return super().forward(input)
+        return nn.Conv2d.forward(self, input)
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lays out what has four axes, in place. `Module.to` refuses a module that also has five, as of timm."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+
+def full_convolutions(module: nn.Module) -> None:
+    """Has convolutions in `module` that torch's CPU kernels do badly in bfloat16 use float32, in place.
+
+    Depthwise ones: the gradient of a strided one takes ten to twenty times as long. Those on a map that is
+    smaller than their stride: the gradient of the weights that meet only padding is memory nobody has written
+    (torch 2.15, AVX-512).
     """
     for part in module.modules():
         if type(part) is nn.Conv2d and part.groups == part.in_channels > 1:
-            part.__class__ = _FullDepthwise
+            part.__class__ = _FullConvolution
+        elif type(part) is nn.Conv2d and max(part.stride) > 1:
+            part.__class__ = _StridedConvolution
 
 
 def compile_networks(cohort: Cohort) -> None:

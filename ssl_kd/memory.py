@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_kd.cohort import Batch, Outputs
-from ssl_kd.distributed import gather
+from ssl_kd.distributed import all_sum, gather, world
 from ssl_kd.errors import InputError
+from ssl_kd.losses.rows import full
 from ssl_kd.terms import fetch
 
 
@@ -46,3 +47,36 @@ class Queue(nn.Module):
         at = (self.written + torch.arange(len(new), device=new.device)) % size
         self.rows.index_copy_(0, at, F.normalize(new, dim=1))
         self.written += len(new)
+
+
+class Centre(nn.Module):
+    """Scores of another peer without their running mean, so that no single one can win for all images.
+
+    reads: "peer.output", (V, B, K); the peer runs before this one.
+    shapes: of what was said before, by address; filled in when a config is built.
+    momentum: m of `centre = m * centre + (1 - m) * mean over the views and images of all processes`.
+    Outputs: "centred" (V, B, K), by the centre as it was before this batch; "mean" (1, 1, K), this batch's,
+    which moves the centre after the step. It starts at 0. Source: Caron et al. 2021 (DINO), eq. 4.
+    """
+
+    outputs = ("centred", "mean")
+    centre: Tensor
+
+    def __init__(self, reads: str, shapes: Mapping[str, tuple[int, ...]], momentum: float = 0.9) -> None:
+        super().__init__()
+        if reads not in shapes:
+            raise InputError(f'the centre reads "{reads}", and nothing before says that')
+        if not 0 <= momentum <= 1:
+            raise InputError(f"the momentum of a centre must be from 0 to 1, not {momentum}")
+        self.reads, self.momentum = reads, momentum
+        self.register_buffer("centre", torch.zeros(shapes[reads]))
+
+    def forward(self, batch: Batch, seen: Mapping[str, Outputs]) -> Outputs:
+        scores = fetch(self.reads, seen, batch)
+        scores = full(scores)
+        return {"centred": scores - self.centre, "mean": scores.mean((0, 1), keepdim=True)}
+
+    def advance(self, outputs: Outputs) -> None:
+        """The centre moves towards the mean of the batch of all processes."""
+        mean = all_sum(outputs["mean"]) / world()
+        self.centre.lerp_(mean.flatten().to(self.centre.dtype), 1 - self.momentum)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.cohort import Cohort, Outputs
+from ssl_kd.encoder import reads_of
 from ssl_kd.engine import Result, Scalars
 from ssl_kd.errors import InputError
 from ssl_kd.probes import health
@@ -143,17 +144,34 @@ class Monitor:
         for student in self.cohort.trainable:
             peer = self.cohort.peers[student]
             taps = [tap for tap in getattr(peer, "tap", None) or () if tap.requires_grad]
-            own = [link for link in self.links if link.student.split(".")[0] == student]
-            tasks = [link.name for link in own if not link.teacher and link.name in scalars]
-            edges = [link.name for link in own if link.teacher and link.name in scalars]
-            if not taps or not tasks or not edges:
+            links = [
+                link for link in self.links if link.student.split(".")[0] == student and link.name in scalars
+            ]
+            tasks = [link.name for link in links if not link.teacher]
+            if not taps or not links:
                 continue
-            task = _gradient(torch.stack([scalars[name][0] * scalars[name][1] for name in tasks]).sum(), taps)
-            for name in edges:
+            task = self._task(tasks, scalars, taps)
+            if not task:  # SimSiam, BYOL, DINO: what a network learns from itself is its task
+                tasks = [link.name for link in links if self._from_itself(link)]
+                task = self._task(tasks, scalars, taps)
+            edges = [link.name for link in links if link.teacher and link.name not in tasks]
+            for name in edges if task else ():
                 edge = _gradient(scalars[name][0], taps)
                 if edge:  # an edge to a hidden layer has none at the embedding
                     cosines[f"cosine/{name}"] = _cosine(edge, task)
         return cosines
+
+    def _task(self, names: Sequence[str], scalars: Scalars, taps: Sequence[Tensor]) -> list[Tensor]:
+        """The gradient of these terms together; empty where they have none."""
+        weighted = [scalars[name][0] * scalars[name][1] for name in names]
+        return _gradient(torch.stack(weighted).sum(), taps) if weighted else []
+
+    def _from_itself(self, link: Link) -> bool:
+        """Whether the teacher is the student, its moving average, or what reads one of these alone."""
+        student, teacher = (address.split(".")[0] for address in (link.student, link.teacher))
+        read = {address.split(".")[0] for address in reads_of(self.cohort.peers[teacher])} or {teacher}
+        follow = self.cohort.follow
+        return all(name == student or (name in follow and follow[name].leader == student) for name in read)
 
     def _remember(self, columns: Mapping[str, float]) -> None:
         for name, value in columns.items():

@@ -10,7 +10,7 @@ filled in unless the config does it:
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from ssl_kd.cohort import Outputs
 from ssl_kd.encoder import Encoder, Head
 from ssl_kd.errors import InputError
 from ssl_kd.probes.features import evaluating
-from ssl_kd.registry import make, target
+from ssl_kd.registry import function, make, target
 
 # What a peer says beside the arguments of its constructor.
 BESIDE = ("frozen", "follow", "lr_scale", "weights", "optim", "cache")
@@ -87,7 +87,7 @@ def build_peer(name: str, node: DictConfig, around: Surroundings) -> nn.Module:
         reads = head.get("reads", "embedding")
         reads = stages.get(reads, reads) if isinstance(reads, str) else stage_at(reads, channels, name)
         module = _head(head, reads, heads, backbone, around, f"{path}.heads.{head_name}")
-        heads[str(head_name)] = Head(module, reads)
+        heads[str(head_name)] = Head(module, reads, _changed(head, f"{path}.heads.{head_name}.views"))
     options = {key: make(node[key]) for key in ("views", "per_view") if key in node}
     return Encoder(backbone, heads, sees=sees, stages=stages, **options)
 
@@ -111,6 +111,15 @@ def _stages(given: Any, channels: Mapping[str, int], name: str) -> dict[str, str
     return {str(output): stage_at(place, channels, name) for output, place in pairs}
 
 
+def _changed(head: DictConfig, path: str) -> Callable[[Tensor], Tensor] | None:
+    """What a head sees in place of the peer's views: a function of these, or nothing of the kind."""
+    if head.get("views") is None:
+        return None
+    if not isinstance(head.views, DictConfig):
+        raise InputError(f"{path} must name a function of the peer's views, as {{_target_: module.name}}")
+    return function(head.views, path)
+
+
 def _head(
     node: DictConfig,
     reads: str,
@@ -120,7 +129,7 @@ def _head(
     path: str,
 ) -> nn.Module:
     channels: dict[str, int] = getattr(backbone, "stage_channels", {})
-    own = {key: value for key, value in node.items() if key != "reads"}
+    own = {key: value for key, value in node.items() if key not in ("reads", "views")}
     stage = reads if reads in channels else ""
     more = around.fill(own, path, backbone=backbone, stage=stage)
     first = next(iter(inspect.signature(target(own, path)).parameters), None)

@@ -34,8 +34,15 @@ def probe(folder: str, name: str, options: Mapping[str, Any], device: str = "cpu
 
     options: "checkpoint", and those of the probe's function below; `transfer` also takes those of `data`.
     """
-    function, given = PROBES[name], dict(options)
+    given = dict(options)
     checkpoint = given.pop("checkpoint", None)
+    given = checked(name, given)
+    return score(load(folder, device, checkpoint), name, given)
+
+
+def checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a probe, if they are its own and of the right kinds. Raises InputError."""
+    function, given = PROBES[name], dict(options)
     takes = [key for key in inspect.signature(function).parameters if key not in ("finished", "data")]
     odd = [key for key in given if key not in takes and not (name == "transfer" and _of_data(key))]
     if odd:
@@ -44,7 +51,15 @@ def probe(folder: str, name: str, options: Mapping[str, Any], device: str = "cpu
     for key, parameter in inspect.signature(function).parameters.items():
         if key in given and key != "data":
             given[key] = _typed(key, parameter.default, given[key])
-    finished = load(folder, device, checkpoint)
+    return given
+
+
+def score(finished: Finished, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The probe `name` on a run that is loaded, also into its eval/<name>.json. Raises InputError.
+
+    options: as `checked` gives them.
+    """
+    function, given = PROBES[name], dict(options)
     missing = finished.evaluator.missing
     if missing and name not in (*UNLABELLED, "transfer"):
         raise InputError(missing)
@@ -66,12 +81,16 @@ def knn(
     finished: Finished, knn: Sequence[int] | None = None, temperature: float | None = None
 ) -> dict[str, Any]:
     """kNN of every peer, of raw pixels and of the untrained networks. knn: the numbers of neighbours."""
-    config = finished.config
-    config.probe.knn = list(config.probe.knn if knn is None else knn)
-    config.probe.temperature = config.probe.temperature if temperature is None else temperature
-    return _both(finished, "knn") | {
-        "protocol": {"knn": list(config.probe.knn), "temperature": config.probe.temperature}
-    }
+    own = finished.config.probe
+    asked = own.copy()
+    asked.knn = list(own.knn if knn is None else knn)
+    asked.temperature = own.temperature if temperature is None else temperature
+    finished.config.probe = asked
+    try:
+        found = _both(finished, "knn")
+    finally:
+        finished.config.probe = own  # other probes of the run may follow
+    return found | {"protocol": {"knn": list(asked.knn), "temperature": asked.temperature}}
 
 
 def linear_probe(finished: Finished) -> dict[str, Any]:
@@ -89,6 +108,7 @@ def few(
 ) -> dict[str, Any]:
     """Linear probes on few labels, several draws each, the same rows for all networks.
 
+    shares: of the labels, as 0.01. per_class: numbers of labels of each class. draws: choices of each amount.
     baselines: raw pixels and the untrained networks too.
     """
 
@@ -144,8 +164,8 @@ def fine(
 ) -> dict[str, Any]:
     """Fine-tuning of every peer, and of the same network untrained, on the same labels.
 
-    labels: share (0.1) or number of labels per class (10); all by default. layers: of the projection head
-    that are kept below the classifier. scratch: the untrained networks too.
+    labels: share (0.1) or number of labels per class (10); all by default. head, layers: so many layers of
+    that head are kept below the classifier. peak: of the learning rate. scratch: the untrained networks too.
     """
 
     def network(peer: Encoder) -> nn.Module:
@@ -192,7 +212,7 @@ def robust(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The linear probe, fitted to clean features, on corrupted test images. limit: so many images."""
-    evaluator, test = finished.evaluator, finished.data.test
+    evaluator, test = finished.evaluator, finished.data.scored.test
     assert test is not None  # `missing` has said so
 
     def score(network: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
@@ -228,7 +248,7 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
     other = Data(
         as_channels(read.train, channels), None if read.test is None else as_channels(read.test, channels)
     )
-    own.data.name = config.data.name
+    own.data.name, own.probe.data = config.data.name, None
     evaluator = Evaluator(own, other, finished.device)
     if evaluator.missing:
         raise InputError(evaluator.missing)
@@ -277,13 +297,13 @@ def _both(finished: Finished, name: str) -> dict[str, Any]:
 
 def _supervised(finished: Finished, seed: int) -> dict[str, Any]:
     """What probes that train on images take: the splits and a weak view."""
-    size = finished.config.data.size
+    size, scored = finished.config.data.size, finished.data.scored
     flips = finished.config.recipe.get("flip", 0.5)  # what the images forbid: digits are not mirrored
     flip = 0.0 if flips == 0 else 0.5
     return {
-        "train": finished.data.train,
-        "test": finished.data.test,
-        "classes": len(finished.data.train.classes),
+        "train": scored.train,
+        "test": scored.test,
+        "classes": len(scored.train.classes),
         "recipe": Supervised(size, pad=max(1, size // 8), flip=flip, seed=seed),
         "plain": finished.evaluator.plain,
         "device": finished.device,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no mapping")
     return found
+
+
+def command(folder: Path) -> str:
+    """The command that started a run; "" where nobody wrote it down, or where it was no command of ours."""
+    words = read_json(folder / "environment.json").get("command")
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        return ""
+    program = Path(words[0])
+    if program.name not in ("ssl-kd", "ssl-kd.exe", "train.py") and program.parent.name != "ssl_kd":
+        return ""  # a program that called ours with words that it had itself
+    return shlex.join(["ssl-kd", "train", *(w for w in words[1:] if w != "train")])
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -19,7 +19,9 @@ RULES = ("last", "uniformity", "rank", "held_out")
 
 
 def check_rule(config: DictConfig, data: Data) -> None:
-    """Refuses a `probe.select` that does not exist or that lacks what it goes by."""
+    """Refuses a `probe.select` that does not exist or lacks what it goes by, and labelled data of no use."""
+    if data.labelled is not None and (unfit := Evaluator(config, data).missing):
+        raise InputError(f"probe.data cannot be scored: {unfit}")
     rule = config.probe.select
     if rule not in RULES:
         raise InputError(f'probe.select is "{rule}", but can be: {", ".join(RULES)}')

@@ -25,6 +25,37 @@ def probe_table(name: str, result: Mapping[str, Any]) -> Table:
     return table
 
 
+def scores_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The results of several probes, name -> result: a row for each score, a column for each network."""
+    rows: dict[str, dict[str, str]] = {}
+    networks: dict[str, bool] = {}  # whether the run has trained it
+    for probe, result in results.items():
+        named = {**_rows(result), **({"all together": result["ensemble"]} if result.get("ensemble") else {})}
+        for network, scores in named.items():
+            networks[network] = network in result["peers"] or network == "all together"
+            for score, text in _cells(probe, result, scores).items():
+                rows.setdefault(score, {})[network] = text
+    scored = next(iter(results.values()), {}).get("scored_on", "the test split")
+    table = Table(title=f"accuracy on {scored}, %", title_justify="left")
+    table.add_column("score", no_wrap=True)
+    ordered = sorted(networks, key=lambda network: not networks[network])
+    for network in ordered:
+        table.add_column(network, justify="right", style=None if networks[network] else "dim")
+    for score, cells in rows.items():
+        table.add_row(score, *(cells.get(network, "") for network in ordered))
+    return table
+
+
+def _cells(probe: str, result: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:
+    """The scores of a network by one probe."""
+    if probe in ("knn", "linear", "transfer"):
+        before = f"{result['protocol']['data']}: " if probe == "transfer" else ""
+        cells = {f"{before}kNN {k}": _percent(value) for k, value in scores.get("knn", {}).items()}
+        return {**cells, **({f"{before}linear": _percent(scores["linear"])} if "linear" in scores else {})}
+    columns = {"few_labels": _few_labels, "robustness": _robustness}.get(probe, _trained)
+    return {f"{probe} {name}": text for name, text in columns(scores[probe]).items()}
+
+
 def _rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     baselines = result.get("baselines") or {}
     untrained = {f"{name}, untrained": scores for name, scores in baselines.get("untrained", {}).items()}

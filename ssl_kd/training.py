@@ -4,7 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ from ssl_kd.evaluate import PROBES, Evaluator
 from ssl_kd.launch import launched
 from ssl_kd.machine import (
     compile_networks,
-    full_depthwise,
+    full_convolutions,
     keep_freed_memory,
     pick_device,
     pick_precision,
@@ -53,6 +53,7 @@ from ssl_kd.show import dry_table
 from ssl_kd.signals import REQUEUE, Interrupted, Stop
 from ssl_kd.status import Status
 from ssl_kd.status import read as read_status
+from ssl_kd.trackers import Trackers, chosen, drawn
 from ssl_kd.watchers import Logger, Prober, Saver
 
 COLLAPSED = 3  # exit code of a run that its alarm stopped
@@ -104,6 +105,7 @@ def build(config: DictConfig) -> Parts:
     """What `config` describes, on its device and in its precision; prints a line that says which."""
     check_launcher()
     check_options(config)
+    chosen(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     threads = set_threads(config.threads)
@@ -116,7 +118,10 @@ def build(config: DictConfig) -> Parts:
     )
     if config.processes and config.processes != accelerator.num_processes:
         raise InputError(f"processes is {config.processes}, but {accelerator.num_processes} were started")
-    parts = _build(config, accelerator)
+    with accelerator.main_process_first():  # one process downloads
+        data = read_data(config)
+    check_rule(config, data)
+    parts = assemble(config, accelerator, data)
     say(
         parts,
         f"{config.method} on {config.data.name}: {', '.join(config.peers)}; {config.epochs} epochs of "
@@ -132,11 +137,9 @@ def say(parts: Parts, what: Any) -> None:
         console().print(what, soft_wrap=isinstance(what, str))
 
 
-def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
+def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
+    """What `config` makes of the images in `data`; `read_data` has filled in what the config left open."""
     watch = Watch(**config.health)
-    with accelerator.main_process_first():  # one process downloads
-        data = read_data(config)
-    check_rule(config, data)
     batches, per_epoch = build_batches(
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
@@ -145,7 +148,7 @@ def _build(config: DictConfig, accelerator: Accelerator) -> Parts:
     if accelerator.num_processes > 1:
         global_batch_norm(own)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        full_depthwise(own)
+        full_convolutions(own)
     if config.compile:
         compile_networks(own)
     own_optimizers, rates = build_optimizers(config, own)
@@ -200,16 +203,26 @@ def _run(parts: Parts, stop: Stop) -> int:
 
 
 def _train(parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None) -> None:
+    names = chosen(parts.config) if run.writes else []
+    meter = Meter(parts.config.steps, begun, parts.accelerator.is_main_process)
+    with closing(Trackers(parts.config, names, run.folder, begun, meter.say)) as trackers:
+        _steps_and_scores(parts, run, begun, stop, status, meter, trackers)
+    parts.accelerator.wait_for_everyone()
+
+
+def _steps_and_scores(
+    parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None, meter: Meter, trackers: Trackers
+) -> None:
     config, accelerator = parts.config, parts.accelerator
     evaluator = Evaluator(config, parts.data, accelerator.device)
     probes = [name for name in PROBES if name != "linear" or config.probe.linear]
-    meter = Meter(config.steps, begun, accelerator.is_main_process)
-    logger = Logger(run, meter, parts.own_optimizers, parts.per_epoch, config.batch_size, config.log_every)
+    every, size = config.log_every, config.batch_size
+    logger = Logger(run, meter, parts.own_optimizers, parts.per_epoch, size, every, trackers)
     probe_steps = 0 if evaluator.missing else config.probe.every * parts.per_epoch
     prober = Prober(parts.own, lambda cohort: evaluator.cohort(cohort, probes), logger, probe_steps)
     save_steps = config.save_every * parts.per_epoch
     saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps, stop, status)
-    monitor = _monitor(parts, run, begun, meter)
+    monitor = _monitor(parts, run, begun, logger)
     chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     if parts.cache is not None and begun < config.steps:
         _fill(parts, parts.cache)
@@ -237,7 +250,7 @@ def _train(parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None
         )
         raise InputError(f"{error}; {place}; a lower learning rate (optim.rate.peak) may help") from error
     finally:
-        logger.close()
+        meter.close()
     if accelerator.is_main_process:
         summary = run.read("summary.json") if begun >= config.steps else None
         if summary is None:
@@ -246,8 +259,8 @@ def _train(parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None
                 "seconds": time.monotonic() - began,
             }
             run.write("summary.json", summary)
+            trackers.log(config.steps, drawn(summary, "final/"))
         _report(parts, summary, evaluator.missing)
-    accelerator.wait_for_everyone()
 
 
 def _fill(parts: Parts, cache: Cache) -> None:
@@ -275,14 +288,14 @@ def _score(
     }
 
 
-def _monitor(parts: Parts, run: Run, begun: int, meter: Meter) -> Monitor:
+def _monitor(parts: Parts, run: Run, begun: int, logger: Logger) -> Monitor:
     """Looks without labels, going on from what metrics.jsonl says."""
     links = [link for term in parts.terms for link in getattr(term, "links", list)()]
 
     def write(line: dict[str, Any]) -> None:
-        run.append({"step": line["step"], "epoch": line["step"] / parts.per_epoch, **line})
+        logger.write(line["step"], line)
 
-    monitor = Monitor(parts.own, links, parts.watch, write, meter.say, begun)
+    monitor = Monitor(parts.own, links, parts.watch, write, logger.meter.say, begun)
     monitor.recall(run.metrics())
     return monitor
 
@@ -314,7 +327,9 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
         run.tidy()
         run.start(config)
         if run.read("data.json") is None:
-            run.write("data.json", identity(parts.data))
+            noted = identity(parts.data)
+            noted["train"]["classes"] = list(parts.data.train.classes)  # for who has the run but not the data
+            run.write("data.json", noted)
     accelerator.wait_for_everyone()
     begun = 0
     if run.checkpoints:

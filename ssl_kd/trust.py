@@ -44,6 +44,7 @@ CLASSES = (
     "lightly.models",
 )
 FUNCTIONS = ("torch.nn.functional", "torchvision.models")
+DATA_SETS = "torchvision.datasets"  # some unpickle what lies in their folder: for the user to trust
 
 
 def check_names(config: DictConfig, folder: str | Path) -> None:
@@ -53,7 +54,8 @@ def check_names(config: DictConfig, folder: str | Path) -> None:
         if not _allowed(name, Path(folder)):
             module, first = str(name).rpartition(".")[0], str(name).partition(".")[0]
             inside = Path(*module.split(".")).resolve().is_relative_to(Path(folder).resolve())
-            yours = module and not inside and first not in (*sys.stdlib_module_names, *LIBRARIES)
+            others = first in (*sys.stdlib_module_names, *LIBRARIES) and module != DATA_SETS
+            yours = module and not inside and not others
             raise InputError(
                 f'{folder} names "{name}" ({path}), which nothing that is read from a run folder may call'
                 + (f"; if it is yours, say so by SSL_KD_TRUST={module}" if yours else "")

@@ -80,6 +80,9 @@ word = Kind('a name without "/"', lambda value: text.holds(value) and not re.sea
 
 # `*` stands for any one key. First what has to hold for the config to be put together at all,
 SHAPES = {
+    "pretext": text | texts | null,
+    "peers.*.pretext": text | texts | null,
+    "others.*.pretext": text | texts | null,
     "peers": text | texts | group | null,
     "peers.*": text | group,
     "peers.*.backbone": text | group,
@@ -93,8 +96,10 @@ SHAPES = {
     "data": group,
     "recipe": group,
     "probe": group,
+    "probe.data": text | group | null,
     "health": group,
     "labels": group,
+    "tracker_options": group,
 }
 # then what a whole config says,
 VALUES = {
@@ -114,6 +119,8 @@ VALUES = {
     "probe.knn": counts,
     "probe.temperature": positive,
     "probe.batch_size": whole(1),
+    "tracker": text | texts | null,
+    "tracker_options.*": group | null,
     "data.name": word,
     "data.size": whole(1),
     "optim.rate": number(0) | group,
@@ -137,7 +144,7 @@ VALUES = {
 SOURCE = {
     "path": path,
     "root": path | null,
-    "test": path | null,
+    "test": path | group | null,
     "workers": whole(0, MOST_THREADS) | null,
 }
 # our schedules, where they are of learning rates,

@@ -4,7 +4,7 @@ Each is called as `watcher(steps done, result)`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,10 +18,11 @@ from ssl_kd.engine import NON_FINITE_CHECK, Result
 from ssl_kd.run import Run
 from ssl_kd.signals import Interrupted, Stop
 from ssl_kd.status import Status
+from ssl_kd.trackers import Trackers, drawn
 
 
 class Logger:
-    """metrics.jsonl, TensorBoard and the progress display, every `every` steps and at the last one."""
+    """metrics.jsonl, the trackers and the progress display, every `every` steps and at the last one."""
 
     def __init__(
         self,
@@ -31,10 +32,10 @@ class Logger:
         per_epoch: int,
         batch_size: int,
         every: int,
+        trackers: Trackers,
     ) -> None:
         self.run, self.meter, self.optimizers, self.per_epoch = run, meter, optimizers, per_epoch
-        self.batch_size, self.every = batch_size, every
-        self.board: Any = None
+        self.batch_size, self.every, self.trackers = batch_size, every, trackers
         self.images_per_second: list[tuple[int, float]] = []  # steps, seconds
         self._since: tuple[int, float] | None = None
 
@@ -50,16 +51,18 @@ class Logger:
         self.meter.report(step, terms, speed)
         if due and self.run.writes:
             line = {
-                "step": step,
-                "epoch": step / self.per_epoch,
                 "loss": float(result.loss),
                 "terms": terms,
                 "weighted": {name: float(raw) * weight for name, (raw, weight) in result.terms.items()},
                 "rate": [group["lr"] for group in self.optimizers[0].param_groups][0],
                 "images_per_second": speed,
             }
-            self.run.append(line)
-            self._tensorboard(step, line)
+            self.write(step, line)
+
+    def write(self, step: int, line: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl, which the trackers draw."""
+        self.run.append({"step": step, "epoch": step / self.per_epoch, **line})
+        self.trackers.log(step, drawn(line))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -85,32 +88,6 @@ class Logger:
         steps, seconds = self.images_per_second[-1] if self.images_per_second else (0, 0.0)
         return steps * self.batch_size / seconds if seconds else 0.0
 
-    def _tensorboard(self, step: int, line: dict[str, Any]) -> None:
-        if self.board is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step)
-        for name, value in line["terms"].items():
-            self.board.add_scalar(f"terms/{name}", value, step)
-        for name in ("loss", "rate", "images_per_second"):
-            self.board.add_scalar(name, line[name], step)
-
-    def scores(self, step: int, scores: dict[str, Any]) -> None:
-        """A line for probes made during training."""
-        self.run.append({"step": step, "epoch": step / self.per_epoch, **scores})
-        if self.board is not None:
-            for peer, values in scores["peers"].items():
-                for k, accuracy in values.get("knn", {}).items():
-                    self.board.add_scalar(f"knn{k}/{peer}", accuracy, step)
-                if "linear" in values:
-                    self.board.add_scalar(f"linear/{peer}", values["linear"], step)
-
-    def close(self) -> None:
-        """Flushes what is pending."""
-        self.meter.close()
-        if self.board is not None:
-            self.board.close()
-
 
 class Prober:
     """Scores every peer each `every` steps; the last ones are kept, with their step."""
@@ -126,7 +103,7 @@ class Prober:
             return
         with self.logger.paused():
             self.last = (step, self.score(self.cohort))
-        self.logger.scores(step, self.last[1])
+        self.logger.write(step, self.last[1])
         peers = self.last[1]["peers"]
         ks = [k for scores in peers.values() for k in scores.get("knn", ())]
         if ks:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ssl_kd.architecture import weights_file
 from ssl_kd.cast import learners
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.errors import InputError, nearest
@@ -31,12 +32,15 @@ def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool
         {run: folder, peer: name};
     or a file (FILES) with the state dict of the peer, of its backbone, or of the network in that, which is
     timm's own model for a name of timm's. Its classifier is left out: our networks end before it.
+    A network of Hugging Face reads the names of its library, and a folder of `save_pretrained`, too.
     whole: heads that the source has not are refused: one that never learns would say nothing.
     Raises InputError for what is not there, for what would have to be executed, and for another network.
     """
     where, own = f"peers.{name}.weights", peer.state_dict()
+    if isinstance(source, str) and _of_hugging_face(Path(source).expanduser()):
+        source = str(weights_file(source))
     if isinstance(source, str) and Path(source).suffix.lower() in FILES and not Path(source).is_dir():
-        found, what = _of_file(Path(source).expanduser(), where), source
+        found, what = _translated(peer, _of_file(Path(source).expanduser(), where), where, source), source
         owner = _owner(found, own)
         theirs = {owner + key: value for key, value in found.items() if not _classifies(key, own, owner)}
     else:
@@ -109,6 +113,21 @@ def _of_file(path: Path, where: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(map(_dense, found.values())):
         raise InputError(f"{where}: {path} holds no state dict (names and their tensors)")
     return {str(key): value for key, value in found.items()}
+
+
+def _of_hugging_face(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()
+
+
+def _translated(peer: nn.Module, found: dict[str, Tensor], where: str, source: str) -> dict[str, Tensor]:
+    """A state dict by the names of the peer's network, where that knows others of its own."""
+    translate = getattr(getattr(getattr(peer, "backbone", None), "net", None), "translated", None)
+    if translate is None or any(key.startswith("backbone.") for key in found):
+        return found
+    try:
+        return translate(found)
+    except InputError as error:
+        raise InputError(f"{where}: {source}: {error}") from error
 
 
 def _dense(value: object) -> bool:

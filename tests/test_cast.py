@@ -5,7 +5,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.build import build_cohort, build_optimizers, build_terms
-from ssl_kd.cast import add_others, expand_all, expand_pairs, learners, named
+from ssl_kd.cast import add_others, expand_all, expand_own, expand_pairs, learners, named
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
@@ -54,6 +54,28 @@ def test_all_with_an_output_stands_for_that_output_of_each():
     term = expand_all(node("{student: x.z, given: [all.z, x.z], reads: all.y}"), ["a", "b"])
     assert term == {"student": "x.z", "given": ["a.z", "b.z", "x.z"], "reads": ["a.y", "b.y"]}
     assert list(cast("{x: {_target_: m.X, reads: [all.z]}}").x.reads) == ["a.z", "b.z", "c.z"]
+
+
+def test_what_is_made_for_a_peer_may_read_another_that_is_made_for_it():
+    peers = cast(
+        "{x: {follow: {leader: own, buffers: own}}, y: {_target_: own.Y, reads: own_x.z}}", "{a: resnet8}"
+    )
+    assert (peers.a_x.follow.leader, peers.a_x.follow.buffers) == ("a", "own")
+    assert peers.a_y == {"_target_": "own.Y", "reads": "a_x.z"}  # a module may be called so
+
+
+def test_a_term_that_says_own_is_made_for_each():
+    term = node("{_target_: own.term, student: own.z, teacher: own_key.z, given: [own_queue.rows, t.z]}")
+    assert expand_own("term", term, ["a", "b"]) == {
+        f"term/{name}": {
+            "_target_": "own.term",
+            "student": f"{name}.z",
+            "teacher": f"{name}_key.z",
+            "given": [f"{name}_queue.rows", "t.z"],
+        }
+        for name in "ab"
+    }
+    assert list(expand_own("term", node("{_target_: own.term, student: a.z}"), ["a", "b"])) == ["term"]
 
 
 def test_a_peer_that_says_own_is_made_for_each_learning_peer():

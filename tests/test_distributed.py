@@ -26,6 +26,7 @@ ONE = f"peers={{a: {TINY}}}"
 PAIR = f"peers={{a: {TINY}, b: {{backbone: {{name: resnet8, base: 4}}}}}}"
 KD = ["method=kd", f"peers={{teacher: {{backbone: resnet8, frozen: true}}, student: {TINY}}}"]
 VIT = "{name: vit_tiny_patch16_224, patch_size: 4, depth: 1, embed_dim: 48}"
+ALONE = ("dcl", "simsiam", "byol", "barlow_twins", "vicreg", "dino", "rotation", "supcon")
 METHODS = {
     "simclr": ["method=simclr", ONE],
     "simclr-reference": ["method=simclr", "preset=reference", ONE, "clip=0.1"],  # LARS
@@ -46,6 +47,13 @@ METHODS = {
     "dogo": ["method=dogo", PAIR],
     "accumulated": ["method=dogo", PAIR, "accumulate=2"],
     "dogo-reference": ["method=dogo", "preset=reference", PAIR],  # batch norm per view, KL over elements
+    "dogo_mixed": [
+        "method=dogo_mixed",
+        f"peers={{simclr: {TINY}, simsiam: {TINY}}}",
+        "peers.simclr.pretext=simclr",
+        "peers.simsiam.pretext=simsiam",
+    ],
+    **{f"only-{name}": [f"method={name}", ONE] for name in ALONE},
     "supervised": ["method=supervised", ONE],
     "dml": ["method=dml", PAIR],
     "dcm": ["method=dcm", PAIR],
@@ -62,7 +70,8 @@ METHODS = {
         "others.teacher.weights=null",
     ],
 }
-COMPARING = ("simclr", "dogo", "exits", "fusion", "ssl_kd")  # methods whose losses compare images
+# Methods whose losses compare images.
+COMPARING = ("simclr", "only-dcl", "only-supcon", "dogo", "exits", "fusion", "ssl_kd")
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -74,6 +83,13 @@ LOSSES = {
     "nt_xent": Call("ssl_kd.losses.nt_xent", Z[0]),
     "nt_xent-views": Call("ssl_kd.losses.nt_xent", random(4, 32, 8), temperature=0.2, scale=2.0),
     "info_nce": Call("ssl_kd.losses.info_nce", Z[0], random(2, 32, 8) + 1, random(50, 8)),
+    "dcl": Call("ssl_kd.losses.dcl", random(3, 32, 8), temperature=0.2),
+    "sup_con": Call("ssl_kd.losses.sup_con", Z[0], LABELS),
+    "sup_con-some": Call("ssl_kd.losses.sup_con", Z[0][:1], LABELS.where(LABELS.cumsum(0) > 60, -1)),
+    "barlow_twins": Call("ssl_kd.losses.barlow_twins", Z[0]),
+    "vicreg": Call("ssl_kd.losses.vicreg", 0.3 * random(3, 32, 8)),
+    "dino": Call("ssl_kd.losses.dino", random(4, 32, 12), random(2, 32, 12)),
+    "which_view": Call("ssl_kd.losses.which_view", random(4, 32, 4)),
     "negative_cosine": Call("ssl_kd.losses.negative_cosine", Z[0], Z[0].flip(0)),
     "similarity_kl": Call("ssl_kd.losses.similarity_kl", *Z),
     "similarity_kl-element": Call("ssl_kd.losses.similarity_kl", *Z, reduction="element"),
@@ -199,12 +215,12 @@ def test_the_probes_on_two_processes_are_those_on_one(own_folder, tmp_path):
 def shared_out() -> dict:
     """Methods with followers, a queue, LARS, clipping, several optimisers; their weights are shared out."""
     unfused = "optim.optimizer.fused=false"  # torch's fused SGD takes no shares
-    cases = {name: METHODS[name] for name in ("simclr-reference", "moco", "ssl_kd")}
+    cases = {name: METHODS[name] for name in ("simclr-reference", "moco", "only-dino", "ssl_kd")}
     cases["ffsd"] = [*METHODS["ffsd"], unfused, f"others.fusion.{unfused}"]
     return compare_processes(cases, 2, steps=2, prepare="tests.test_distributed:sharded")
 
 
-@pytest.mark.parametrize("case", ["simclr-reference", "moco", "ssl_kd", "ffsd"])
+@pytest.mark.parametrize("case", ["simclr-reference", "moco", "only-dino", "ssl_kd", "ffsd"])
 def test_a_cohort_under_fully_shard_equals_one_process(shared_out, case):
     difference = shared_out[case][2]
     assert max(difference.losses, difference.gradients, difference.weights) <= 1e-9

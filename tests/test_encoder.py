@@ -1,10 +1,13 @@
 """The usual peer: views in front, heads that read each other, one forward or one per view."""
 
+import pytest
 import torch
 from torch import nn
 
 from ssl_kd.backbones import create
+from ssl_kd.data.augment import quarter_turns
 from ssl_kd.encoder import Encoder, Head
+from ssl_kd.errors import InputError
 from ssl_kd.exits import light
 
 
@@ -67,3 +70,30 @@ def test_exits_work_on_views_of_different_sizes_whose_maps_cannot_be_joined():
     encoder = Encoder(backbone, {"exit": exit_}, views=("views", "small"), stages=["stage1"])
     said = encoder({"views": torch.rand(2, 3, 3, 32, 32), "small": torch.rand(4, 3, 3, 16, 16)})
     assert said["exit"].shape == (6, 3, 16) and set(said) == {"embedding", "exit"}
+
+
+def test_a_head_may_see_other_views_than_its_peer_and_what_reads_it_sees_these_too():
+    heads = {
+        "z": nn.Linear(8, 5),
+        "turn": Head(nn.Linear(8, 4), views=quarter_turns),
+        "more": Head(nn.Linear(4, 3), "turn"),
+    }
+    encoder = Encoder(Backbone(), heads).eval()
+    said = encoder({"views": VIEWS})
+    assert {name: tuple(value.shape) for name, value in said.items()} == {
+        "embedding": (2, 3, 8),
+        "z": (2, 3, 5),
+        "turn": (4, 3, 4),
+        "more": (4, 3, 3),
+    }
+    plain = Encoder(encoder.backbone, {"z": encoder.heads["z"]}).eval()({"views": VIEWS})
+    assert all(torch.equal(said[name], plain[name]) for name in plain)  # and nothing else is changed
+    for k in range(4):
+        turned = encoder.backbone(VIEWS[0].rot90(k, (2, 3)))
+        assert torch.allclose(said["turn"][k], encoder.heads["turn"](turned), atol=1e-6)
+
+
+def test_a_head_with_views_of_its_own_on_top_of_another_head_is_refused():
+    heads = {"z": nn.Linear(8, 5), "turn": Head(nn.Linear(5, 4), "z", quarter_turns)}
+    with pytest.raises(InputError, match='the head "turn" reads the head "z" and sees what that one sees'):
+        Encoder(Backbone(), heads)

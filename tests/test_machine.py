@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from ssl_kd import Cohort, Encoder
 from ssl_kd.backbones import create
 from ssl_kd.errors import InputError
-from ssl_kd.machine import compile_networks, full_depthwise, lacks_memory
+from ssl_kd.machine import compile_networks, full_convolutions, lacks_memory
 
 
 def cohort() -> Cohort:
@@ -95,7 +95,7 @@ def test_depthwise_convolutions_compute_in_float32_under_autocast_and_nothing_el
     net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 1), torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8, bias=False))
     x = torch.randn(2, 4, 6, 6)
     before, names, plain = {k: v.clone() for k, v in net.state_dict().items()}, list(net.state_dict()), net(x)
-    full_depthwise(net)
+    full_convolutions(net)
     assert list(net.state_dict()) == names and all(torch.equal(net.state_dict()[k], before[k]) for k in names)
     assert torch.equal(net(x), plain) and type(net[0]) is torch.nn.Conv2d
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,6 +104,28 @@ def test_depthwise_convolutions_compute_in_float32_under_autocast_and_nothing_el
     assert found.dtype == torch.bfloat16  # the next layer gets what it would have got
     exact = torch.nn.functional.conv2d(middle.float(), net[1].weight, None, 2, 1, 1, 8)
     assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.parametrize(("kernel", "edge", "stride"), [(3, 1, 2), (5, 1, 2), (3, 3, 4), (7, 2, 4)])
+def test_a_convolution_on_a_map_smaller_than_its_stride_has_its_true_gradient(kernel, edge, stride):
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(16, 16, kernel, stride, kernel // 2, bias=False)
+    full_convolutions(net)
+    x = torch.randn(8, 16, edge, edge)
+    exact = torch.nn.Conv2d(16, 16, kernel, stride, kernel // 2, bias=False)
+    exact.load_state_dict(net.state_dict())
+    exact(x).square().sum().backward()
+    for left_over in (1e6, float("inf")) * 4:  # what freed memory holds, and a kernel may take as its own
+        for size in torch.randint(100, 100_000, (30,)).tolist():
+            torch.full((size,), left_over)
+        net.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(x)
+        out.float().square().sum().backward()
+        assert (net.weight.grad - exact.weight.grad).abs().max() < 0.02 * exact.weight.grad.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):  # a map that is not: as it would have been
+        large = torch.randn(2, 16, 2 * stride, 2 * stride)
+        assert net(large).dtype == torch.bfloat16 and torch.equal(net(large), exact(large))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The queue: the newest rows, in the order of arrival, at the price of a batch."""
+"""The queue: the newest rows, in the order of arrival, at a batch's price. The centre: a running mean."""
 
 import time
 from collections import deque
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ssl_kd import Cohort
 from ssl_kd.errors import InputError
 from ssl_kd.losses import info_nce
-from ssl_kd.memory import Queue
+from ssl_kd.memory import Centre, Queue
 
 
 def rows(*shape: int) -> dict:
@@ -64,6 +64,18 @@ def test_writing_costs_what_the_batch_costs():
     assert seconds(300_000) < 20 * seconds(300)
 
 
+def test_the_centre_is_the_running_mean_of_what_was_said_and_moves_after_the_step():
+    torch.manual_seed(0)
+    centre, slow = Centre("key.z", {"key.z": (3,)}, momentum=0.7), torch.zeros(3)
+    for _ in range(4):
+        seen = rows(2, 5, 3)
+        said = centre({}, seen)
+        assert torch.allclose(said["centred"], seen["key"]["z"] - slow)
+        centre.advance(said)
+        slow = 0.7 * slow + 0.3 * seen["key"]["z"].mean((0, 1))
+    assert torch.allclose(centre.state_dict()["centre"], slow)
+
+
 def test_info_nce_is_the_cross_entropy_of_the_right_key():
     torch.manual_seed(0)
     q, k, negatives = torch.randn(2, 5, 4), torch.randn(2, 5, 4), torch.randn(9, 4)
@@ -81,5 +93,9 @@ def test_what_makes_no_sense_is_refused():
         Queue("key.z", 0, 3)
     with pytest.raises(InputError, match="key.z has width 4, and the queue 3"):
         Queue("key.z", 8, 3)({}, rows(2, 5, 4))
+    with pytest.raises(InputError, match='the centre reads "key.y", and nothing before says that'):
+        Centre("key.y", {"key.z": (3,)})
+    with pytest.raises(InputError, match="the momentum of a centre must be from 0 to 1, not 2"):
+        Centre("key.z", {"key.z": (3,)}, momentum=2)
     with pytest.raises(InputError, match=r"InfoNCE compares at least two views, \(V, B, D\)"):
         info_nce(torch.randn(1, 5, 4), torch.randn(1, 5, 4), torch.randn(9, 4))

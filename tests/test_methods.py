@@ -42,6 +42,7 @@ def described(method: str) -> DictConfig:
 
 
 FLAGSHIP = described("ssl_kd")
+PRETEXT = OmegaConf.load(config_folder() / f"pretext/{FLAGSHIP.pretext}.yaml")
 PARTS = list(FLAGSHIP.part)
 NEEDS = {"deepest": ["exits"], "shift": ["fusion"]}
 PRESETS = [
@@ -179,7 +180,7 @@ def test_its_part_peers_is_dogo_bit_for_bit(accelerator):
 def test_a_part_switched_off_leaves_no_peer_no_head_no_map_and_no_term(part):
     rest = [name for name in PARTS if part not in [name, *NEEDS.get(name, [])]]
     config = compose(small(["method=ssl_kd", f"parts=[{','.join(rest)}]"], Path("teacher.pt")))
-    left = [FLAGSHIP, *(FLAGSHIP.part[name] for name in rest)]
+    left = [PRETEXT, FLAGSHIP, *(FLAGSHIP.part[name] for name in rest)]
 
     def names(*path: str) -> set[str]:
         nodes = [OmegaConf.select(node, ".".join(path)) or {} for node in left]

@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 SHELL = [text.replace("\\\n", " ") for language, text in BLOCKS if language == "bash"]
 COMMANDS = [line for text in SHELL for line in text.splitlines() if line]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
 TRAINING = [
     shlex.split(line, comments=True) for line in COMMANDS if line.startswith(("ssl-kd train", "accel"))
 ]
@@ -48,9 +49,20 @@ def test_the_studies_are_understood(tmp_path, monkeypatch, capsys):
 
 
 def test_the_python_example_runs_and_is_under_20_lines_of_its_own():
-    (code,) = [text for language, text in BLOCKS if language == "python"]
+    code = PYTHON[0]
     assert len([line for line in code.splitlines() if line and "import" not in line]) < 20
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_run_that_the_readme_trains_is_embedded_and_exported_as_it_says(own_folder, capsys):
+    (words,) = [words for words in TRAINING if "run=runs/pair" in words]
+    quick = ["epochs=1", "probe.linear=false", "probe.baselines=false"]
+    assert cli.main([*words[1:], *quick]) == 0
+    exec(compile(PYTHON[1], "README.md", "exec"), {})
+    exports = [shlex.split(line, comments=True) for line in COMMANDS if "export run=runs/pair" in line]
+    for words in (words for words in exports if "format=onnx" not in words):
+        assert cli.main(words[1:]) == 0
+    assert "runs/pair/export/small-hub" in capsys.readouterr().out
 
 
 def test_files_that_the_readme_points_at_exist():

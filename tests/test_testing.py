@@ -10,7 +10,7 @@ from ssl_kd.errors import InputError, guarded
 from ssl_kd.testing import Call, compare_processes, largest
 from ssl_kd.testing.__main__ import _main
 
-ROTATION = Path(__file__).parent.parent / "docs/tutorials/rotation"
+TUTORIAL = Path(__file__).parent.parent / "docs/tutorials/pretext"
 OWN = """
 import torch
 import ssl_kd
@@ -40,15 +40,15 @@ def own(tmp_path, monkeypatch):
 
 
 def test_functions_of_the_users_own_are_compared_and_a_wrong_one_is_found(own, monkeypatch):
-    monkeypatch.chdir(ROTATION)
-    monkeypatch.syspath_prepend(ROTATION)
+    monkeypatch.chdir(TUTORIAL)
+    monkeypatch.syspath_prepend(TUTORIAL)
     torch.manual_seed(0)
     a, b = torch.randn(2, 32, 6), torch.randn(2, 32, 6)
     said = {"a": {"z": a}, "b": {"z": b}}
     few = (torch.arange(32) % 6).where(torch.arange(32) < 20, -1)  # 16 for one process, 4 for the other
     found = compare_processes(
         {
-            "rotation": ["method=rotation", "peers=[resnet8,resnet8]"],
+            "jigsaw": ["method=dogo", "pretext=jigsaw", "peers=[resnet8,resnet8]"],
             "loss": Call("own.uniformity", a),
             "local": Call("own.uniformity", a, gather=False),
             "some labels": Call("own.labelled", a, few),
@@ -59,7 +59,7 @@ def test_functions_of_the_users_own_are_compared_and_a_wrong_one_is_found(own, m
         steps=1,
         float32=True,
     )
-    for name in ("rotation", "loss", "term", "edge"):
+    for name in ("jigsaw", "loss", "term", "edge"):
         assert max(found[name][2].losses, found[name][2].gradients) <= 1e-9
         assert found[name][2].float32.gradients <= 1e-3
     assert found["local"][2].gradients > 1e-3 < found["some labels"][2].gradients

@@ -30,9 +30,12 @@ QUICK = [
 ]
 MOCO = ["peers.query.backbone=resnet8", "peers.key.backbone=resnet8", "peers.queue.size=300"]
 TINY = ["peers={a: {backbone: {name: resnet8, base: 4}}, b: {backbone: {name: resnet8, base: 4}}}"]
+TINY_ONE = ["peers={a: {backbone: {name: resnet8, base: 4}}}"]
 OTHERS = {
     "simclr": ["peers={a: resnet8}"],
     "moco": MOCO,
+    "byol": TINY_ONE,
+    "dino": TINY_ONE,
     "ffsd": TINY,
     "ssl_kd": [*TINY, "parts=[peers,exits,fusion,shift,ema]"],
 }
@@ -155,7 +158,7 @@ def killed_after(step: int, monkeypatch, words: list[str]) -> None:
             main(words)
 
 
-@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco", "ffsd", "ssl_kd"])
+@pytest.mark.parametrize("method", ["simclr", "dogo", "dml", "moco", "byol", "dino", "ffsd", "ssl_kd"])
 def test_a_killed_run_continues_as_if_nothing_had_happened(method, monkeypatch, capsys):
     peers = OTHERS.get(method, QUICK[:1])
     words = [f"method={method}", *peers, *QUICK[1:], "epochs=3", "log_every=1", "probe.linear=false"]

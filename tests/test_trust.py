@@ -39,10 +39,13 @@ def module(path: str, content: str = "") -> None:
 
 @pytest.mark.parametrize("group", ["method", "data", "recipe", "optim"])
 def test_everything_that_comes_with_ssl_kd_may_be_named(group):
+    module("mine.py", "class Data: pass")
+    places = dict.fromkeys(("arrays", "shards", "hub"), "data.path=x")
+    places["dataset"] = "data.train={_target_: mine.Data}"
     for name in choices(group):
         words = {
             "method": ["peers={a: resnet8, b: resnet8, student: resnet8}", "others.teacher.weights=x"],
-            "data": ["data.path=x"] if name in ("arrays", "shards", "hub") else ["data.root=x"],
+            "data": [places.get(name, "data.root=x")],
         }.get(group, [])
         for given in (words, words[:1], []):
             try:
@@ -175,3 +178,25 @@ def test_a_comparison_that_has_to_count_a_run_s_networks_builds_nothing_else():
     config = OmegaConf.create({"peers": peers, "data": data, "recipe": recipe, "epochs": 1, "batch_size": 4})
     count, problem = training_macs([(config, {"steps": 5})], RUN)
     assert math.isnan(count) and f'{RUN} names "os.system"' in problem and not Path("CANARY").exists()
+
+
+def test_a_data_set_of_the_users_own_may_be_named_from_here_and_not_from_the_run_folder():
+    module("mine.py", "class Shapes: pass")
+    module(f"{RUN}/theirs.py", "class Shapes: pass")
+    for name, fine in (("mine.Shapes", True), ("theirs.Shapes", False), ("runs.a.theirs.Shapes", False)):
+        node = {"_target_": "ssl_kd.data.dataset", "train": {"_target_": name}}
+        for config in ({"data": node}, {"probe": {"data": node}}):
+            if fine:
+                check_names(OmegaConf.create(config), RUN)
+                continue
+            with pytest.raises(InputError, match=f'names "{name}"'):
+                check_names(OmegaConf.create(config), RUN)
+    assert not Path("CANARY").exists()
+
+
+def test_data_sets_of_torchvision_are_for_the_user_to_trust(monkeypatch):
+    config = OmegaConf.create({"data": {"train": {"_target_": "torchvision.datasets.FakeData"}}})
+    with pytest.raises(InputError, match="if it is yours, say so by SSL_KD_TRUST=torchvision.datasets$"):
+        check_names(config, RUN)
+    monkeypatch.setenv("SSL_KD_TRUST", "torchvision.datasets")
+    check_names(config, RUN)

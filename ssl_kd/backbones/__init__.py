@@ -1,8 +1,9 @@
 """Networks that turn images into one embedding each, with their stages in reach.
 
 `create("wrn-16-2")`, `create("resnet18", size=96)`, `create("vit_tiny_patch16_224")`: our own names first,
-then every model of timm; `timm/` in front of a name skips ours. Neither timm nor torchvision is imported
-before one of their models is asked for. Weights come from torch's global generator.
+then every model of timm; `timm/` in front of a name skips ours. `torchvision/` stands before any classifier
+of torchvision, `hf/` before a vision encoder of Hugging Face (see `hugging_face`). None of these packages is
+imported before one of their models is asked for. Weights come from torch's global generator.
 """
 
 import re
@@ -109,10 +110,11 @@ def create(
     std: Sequence[float] | float = 0.25,
     **options: object,
 ) -> Backbone:
-    """The backbone of that name, untrained.
+    """The backbone of that name, untrained unless an option says `pretrained` (timm's and Hugging Face's).
 
     channels, size: of the images (size in pixels, height = width); small sizes get a stem with less stride.
-    options: arguments of the network's constructor (`drop_path_rate=0.1` of timm, say).
+    options: arguments of the network's constructor (`drop_path_rate=0.1` of timm, say), or for a name that
+        begins with `hf` those of `hugging_face.build`.
     Raises InputError for an unknown name or option, with the nearest right name.
     """
     if channels < 1 or size < 1:
@@ -128,7 +130,7 @@ def create(
 
 
 def names() -> list[str]:
-    """Our own names ("wrn-16-2": any wrn-DEPTH-WIDTH); `create` takes the names of timm as well."""
+    """Our own names ("wrn-16-2": any wrn-DEPTH-WIDTH); `create` takes those of the libraries as well."""
     return sorted([*_CIFAR, *_MOBILE, *_VISION, "wrn-16-2"])
 
 
@@ -147,11 +149,20 @@ def _build(name: str, channels: int, size: int, options: dict) -> tuple[nn.Modul
 
         net = mobile.mobilenet(channels, **options)
         return net, net.width, net.stage_channels
-    if name in _VISION:
+    if name in _VISION or name.startswith("torchvision/"):
         from ssl_kd.backbones import vision
 
-        net = vision.build(name, channels, size, **options)
+        plain = name.removeprefix("torchvision/")
+        if plain not in vision.known():
+            advice = nearest(name, [f"torchvision/{known}" for known in vision.known()])
+            raise InputError(f'there is no backbone "{name}"; {advice}')
+        net = vision.build(plain, channels, size, **options)
         return net, net.width, net.stage_channels
+    if name == "hf" or name.startswith("hf/"):
+        from ssl_kd.backbones import hugging_face
+
+        encoder = hugging_face.build(name, channels, size, **options)
+        return encoder, encoder.width, encoder.stage_channels
 
     import timm
 
@@ -164,7 +175,8 @@ def _build(name: str, channels: int, size: int, options: dict) -> tuple[nn.Modul
     theirs = timm.list_models()
     advice = nearest(name, [f"timm/{known}" for known in theirs] if forced else names() + theirs)
     if not advice.startswith("did you mean"):  # a thousand names are no help
-        advice = f"there are: {', '.join(names())}, and every name of timm.list_models()"
+        ours = ", ".join(names())
+        advice = f"there are: {ours}, every name of timm.list_models(), torchvision/NAME and hf/FOLDER"
     raise InputError(f'there is no backbone "{name}"; {advice}')
 
 

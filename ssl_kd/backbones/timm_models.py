@@ -14,7 +14,7 @@ Every attempt starts from the same state of torch's generator: the weights are t
 """
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import timm
@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl_kd.backbones.cifar import anew
+from ssl_kd.backbones.stems import SIDE, SMALL, UNFIT, drop_unused, dry, lower, probe_image, reductions
+from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError
 
-SMALL = 64  # pixels; above, timm's own stem
 TOKENS = 8  # along a side, of a plain ViT
-SIDE = 2  # pixels of the last map of any other network
 
-_UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)  # what a wrong size raises
 _FILE = "peers.NAME.weights takes a file, and executes nothing of it"
 _OURS = {
     "num_classes": "it has no classifier",
@@ -50,7 +49,7 @@ class TimmNet(nn.Module):
         self.model: Any = model  # timm's models share methods, not a class
         self.stage_channels: dict[str, int] = {}
         self._last = torch.Size()  # of the last map
-        with _dry(model):
+        with dry(model):
             embedding = self._embed(self.model.forward_features(image))
             self.width = embedding.shape[1]
             again, maps = _intermediates(model, image)
@@ -58,7 +57,7 @@ class TimmNet(nn.Module):
             if maps and torch.equal(self._embed(again), embedding):
                 self.stage_channels = {f"stage{i}": m.shape[1] for i, m in enumerate(maps, 1)}
                 self._last = maps[-1].shape
-        _drop_unused(self, image)
+        drop_unused(self, image)
 
     def forward(self, x: Tensor, stages: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """x: (N, C, H, W), normalised. The embedding (N, width) and the asked-for maps (N, C, H, W)."""
@@ -84,7 +83,7 @@ class TimmNet(nn.Module):
         if hasattr(model, "_init_weights"):  # timm's ViTs: more than each layer's own initialisation
             rest.apply(model._init_weights)
         pixels = torch.zeros(self._last, device=next(rest.parameters()).device)
-        with suppress(*_UNFIT), _dry(rest):
+        with suppress(*UNFIT), dry(rest):
             return rest, rest(pixels).shape[1]
         return None
 
@@ -126,9 +125,11 @@ def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmN
         torch.set_rng_state(state)
         return timm.create_model(name, **fixed)  # it takes any size
 
-    model = fresh()
-    pixels = torch.linspace(-1, 1, channels * size * size)  # not zeros, which hide a difference
-    image = pixels.view(1, channels, size, size)
+    try:
+        model = fresh()
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _unfit(name, size, error) from error
+    image = probe_image(channels, size)
     if size <= SMALL:
         uniform = len({level["reduction"] for level in getattr(model, "feature_info", [])}) == 1
         enough = TOKENS if uniform else SIDE
@@ -143,9 +144,14 @@ def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmN
                 break
     try:
         return TimmNet(model, image)
-    except _UNFIT as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{name} cannot take images of {size} pixels: {reason[0]}") from error
+    except UNFIT as error:
+        raise _unfit(name, size, error) from error
+
+
+def _unfit(name: str, size: int, error: Exception) -> InputError:
+    own = timm.get_pretrained_cfg_value(name, "input_size")
+    advice = f"; its own size is {own[-1]}" if own else ""
+    return InputError(f"{name} cannot take images of {size} pixels ({first_line(error)}){advice}")
 
 
 def _lowered(
@@ -162,71 +168,22 @@ def _lowered(
             smaller = [finest] if finest < patch else []
         else:
             smaller = [patch >> i for i in range(1, patch.bit_length())]
-        with suppress(*_UNFIT):  # some constructors do not let it be chosen
+        with suppress(*UNFIT):  # some constructors do not let it be chosen
             for value in smaller:
                 yield fresh(patch_size=value)
             return
     if enough == TOKENS and _side(model, image) >= enough:
         return
     for rounds in range(1, 4):
-        candidate = fresh()
-        if not all([_lower(candidate, image) for _ in range(rounds)]):
+        candidate: Any = fresh()
+        if not all([lower(candidate, image, candidate.forward_features) for _ in range(rounds)]):
             return
         yield candidate
 
 
-def _lower(model: Any, image: Tensor) -> bool:
-    """Halve the first reduction of the size, in place; False where there is none."""
-    first, second = _reductions(model, image)
-    for module, taken, given in first:
-        if not isinstance(module, nn.Conv2d):
-            _replace(model, module)
-            continue
-        kernel, stride, padding = module.kernel_size[0], module.stride[0], module.padding
-        plain = isinstance(padding, tuple) and (taken + 2 * padding[0] - kernel) // stride + 1 == given
-        stride //= 2
-        module.stride = (stride, stride)
-        if plain:  # else it pads by itself; an even kernel of stride 1 adds a pixel
-            module.padding = ((kernel - stride + 1) // 2,) * 2
-    pools = not any(list(module.parameters()) for module, _, _ in second)
-    if pools and any(isinstance(module, nn.Conv2d) for module, _, _ in first):
-        for module, _, _ in second:
-            _replace(model, module)
-    return bool(first)
-
-
-Reduction = tuple[nn.Module, int, int]  # a strided module, the size that it takes, the size that it gives
-
-
-def _reductions(model: Any, image: Tensor) -> tuple[list[Reduction], list[Reduction]]:
-    """The strided modules of the first and the second reduction; those of one take maps of the same size."""
-    seen: dict[nn.Module, tuple[int, int]] = {}
-
-    def before(module: nn.Module, args: tuple) -> None:
-        stride = getattr(module, "stride", 1)
-        largest = max(stride) if isinstance(stride, tuple) else stride
-        leaf = not list(module.children())
-        if leaf and isinstance(largest, int) and largest > 1 and args and args[0].ndim == 4:
-            seen.setdefault(module, (args[0].shape[-1], 0))  # stays 0 if its kernel does not fit in
-
-    def after(module: nn.Module, args: tuple, output: Any) -> None:
-        if module in seen:
-            seen[module] = (seen[module][0], output.shape[-1])
-
-    hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
-    hooks += [module.register_forward_hook(after) for module in model.modules()]
-    with suppress(*_UNFIT), _dry(model):  # may be too small for later layers: only the first ones matter
-        model.forward_features(image)
-    for hook in hooks:
-        hook.remove()
-    sizes = list(dict.fromkeys(taken for taken, _ in seen.values()))[:2]
-    groups = [[(m, t, given) for m, (t, given) in seen.items() if t == taken] for taken in sizes] + [[], []]
-    return groups[0], groups[1]
-
-
 def _patch(model: Any, image: Tensor) -> int:
     """The side of the patches of a model that begins with a patch embedding, which knows its grid; else 0."""
-    first, _ = _reductions(model, image)
+    first, _ = reductions(model, image, model.forward_features)
     if len(first) != 1 or not isinstance(first[0][0], nn.Conv2d):
         return 0
     conv = first[0][0]
@@ -236,7 +193,7 @@ def _patch(model: Any, image: Tensor) -> int:
 
 def _side(model: Any, image: Tensor) -> int:
     """Pixels along the shorter side of the last map; 0 where the model does not run."""
-    with suppress(*_UNFIT), _dry(model):
+    with suppress(*UNFIT), dry(model):
         last, maps = _intermediates(model, image)
         model.forward_head(last, pre_logits=True)
         final = maps[-1] if maps else last
@@ -249,44 +206,3 @@ def _intermediates(model: Any, image: Tensor) -> tuple[Any, list[Tensor]]:
     if not hasattr(model, "forward_intermediates"):
         return model.forward_features(image), []
     return model.forward_intermediates(image, indices=list(range(len(model.feature_info))), output_fmt="NCHW")
-
-
-def _drop_unused(net: TimmNet, image: Tensor) -> None:
-    """Remove modules that never run; freeze what else the embedding does not depend on."""
-    called: set[nn.Module] = set()
-    hooks = [m.register_forward_pre_hook(lambda module, _: called.add(module)) for m in net.modules()]
-    with _dry(net), torch.enable_grad():
-        net(image, tuple(net.stage_channels))
-        loss = net(image)[0].square().sum()
-        trainable = [p for p in net.parameters() if p.requires_grad]
-        reached = torch.autograd.grad(loss, trainable, allow_unused=True)  # None where no path leads
-    for hook in hooks:
-        hook.remove()
-    idle = {p for p, gradient in zip(trainable, reached, strict=True) if gradient is None}
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            own = set(child.parameters())
-            if own and own <= idle and called.isdisjoint(child.modules()):
-                setattr(parent, name, nn.Identity())
-    for parameter in idle:
-        parameter.requires_grad_(False)
-
-
-def _replace(model: nn.Module, old: nn.Module) -> None:
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, nn.Identity())
-                return
-
-
-@contextmanager
-def _dry(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient: no batch statistics and no random number; the mode is given back."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)

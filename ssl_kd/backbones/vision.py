@@ -1,4 +1,4 @@
-"""torchvision's networks with a stem that fits the size of the images.
+"""torchvision's ResNets, ShuffleNets and MobileNetV2 with a stem that fits the size of the images.
 
 Below 100 pixels the stem keeps the size: its first convolution has stride 1 and there is no max-pool (SimCLR,
 Chen et al. 2020, appendix B.9; DoGo, Bhat et al. 2021). The total stride falls from 32 to 8: at 32 pixels the
@@ -21,14 +21,27 @@ _MOBILENET_V2 = [
 
 
 def build(name: str, channels: int, size: int, **options: object) -> Staged:
-    """`name` is a constructor of torchvision.models; options go to it."""
-    make = {"resnet": _resnet, "shufflenet": _shufflenet, "mobilenet": _mobilenet}
-    family = next(build for prefix, build in make.items() if name.startswith(prefix))
-    return family(name, channels, size < SMALL, options)
+    """`name` is a constructor of torchvision.models; options go to it. Of the others: see `chains`."""
+    make = {
+        **dict.fromkeys(("resnet", "resnext", "wide_resnet"), _resnet),
+        "shufflenet": _shufflenet,
+        "mobilenet_v2": _mobilenet,
+    }
+    for prefix, family in make.items():
+        if name.startswith(prefix):
+            return family(name, channels, size < SMALL, options)
+    from ssl_kd.backbones import chains
+
+    return chains.build(name, channels, size, options)
+
+
+def known() -> list[str]:
+    """Every classifier of torchvision by its name."""
+    return models.list_models(module=models)
 
 
 def _resnet(name: str, channels: int, small: bool, options: Mapping) -> Staged:
-    """stage1 to stage4 are layer1 to layer4. Width 512, or 2048 of ResNet-50."""
+    """stage1 to stage4 are layer1 to layer4. Width 512, or 2048 from ResNet-50 on."""
     net = getattr(models, name)(weights=None, **options)
     if small:
         stem = nn.Sequential(_stem_conv(channels, 64, 3, 1), net.bn1, net.relu)

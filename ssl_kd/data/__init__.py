@@ -1,5 +1,6 @@
 """From files to views: sources (which images), loaders (raw batches), recipes (views on the device)."""
 
+from ssl_kd.data.datasets import dataset
 from ssl_kd.data.hub import hub
 from ssl_kd.data.loaders import Batches, in_order, resident
 from ssl_kd.data.recipes import Fixed, Plain, Recipe, Supervised
@@ -30,6 +31,7 @@ __all__ = [
     "arrays",
     "cifar10",
     "cifar100",
+    "dataset",
     "digits",
     "fashion_mnist",
     "folder",

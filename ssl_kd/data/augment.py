@@ -204,3 +204,8 @@ def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 def mirrored(position: Tensor, size: int) -> Tensor:
     """Positions up to size - 1 beyond the ends, reflected into [0, size); the end itself is not repeated."""
     return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def quarter_turns(views: Tensor) -> Tensor:
+    """The first of the views (V, B, C, S, S), turned left by 0 to 3 quarters: (4, B, C, S, S)."""
+    return torch.stack([views[0].rot90(quarters, (-2, -1)) for quarters in range(4)])

@@ -184,12 +184,19 @@ def decode(content: bytes, size: int) -> np.ndarray:
         image.load()
         if by > 1:
             box = (left / by, top / by, right / by, bottom / by)
-            square = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
+            square = rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
         else:
-            square = _rgb(image if image.size == (edge, edge) else image.crop((left, top, right, bottom)))
-            if edge != size:
-                square = square.resize((size, size), Image.Resampling.BILINEAR)
+            square = squared(image, size)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def squared(image: Image.Image, size: int) -> Image.Image:
+    """The central square of an image, resized to `size` pixels, in RGB. Raises as `decode` does."""
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    whole = image.size == (edge, edge)
+    square = rgb(image if whole else image.crop((left, top, left + edge, top + edge)))
+    return square if edge == size else square.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -218,7 +225,7 @@ def _draft(image: Image.Image, size: int) -> int:
     return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":  # convert() would copy
         return image
     if image.mode == "F":

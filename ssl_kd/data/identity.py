@@ -18,6 +18,8 @@ def identity(data: Data) -> dict[str, dict[str, Any]]:
     image that was exchanged between two samples is not noticed, one more or less and another order are.
     """
     parts = {"train": data.train, "test": data.test}
+    if data.labelled is not None:
+        parts |= {"labelled train": data.labelled.train, "labelled test": data.labelled.test}
     return {name: _part(source) for name, source in parts.items() if source is not None}
 
 

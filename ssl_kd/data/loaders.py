@@ -157,7 +157,7 @@ def _streamed(
         batch_size=None,  # an index of the data set is a whole batch
         sampler=positions,
         num_workers=decoding_processes() if workers is None else workers,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=ignore_interrupts,
         pin_memory=pin,
         generator=torch.Generator(),  # otherwise each start would draw from the run's own stream
     )
@@ -167,7 +167,7 @@ def _streamed(
         yield image, index
 
 
-def _leave_interrupts(worker: int) -> None:
+def ignore_interrupts(worker: int) -> None:
     """Signals reach all processes of a job; the main one decides, and its last step needs its batch."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -148,8 +148,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Data:
+    """What is trained on, and what the probes score.
+
+    labelled: other images, with labels, that the probes take in place of these: a few labelled images beside
+        many without labels.
+    """
+
     train: Source
     test: Source | None = None
+    labelled: "Data | None" = None
+
+    @property
+    def scored(self) -> "Data":
+        """What the probes learn from and are tested on."""
+        return self if self.labelled is None else self.labelled
 
 
 def check_labels(images: int, labels: np.ndarray) -> None:
@@ -225,6 +237,7 @@ def folder(
     skip_broken: bool = False,
     limit: int | None = None,
     labels: str = "auto",
+    unlabelled: str | None = "unlabelled",
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
     """Image files in a folder, at any depth, as RGB squares of `size` pixels.
@@ -234,6 +247,7 @@ def folder(
     skip_broken: decode every file now, leave out what cannot be decoded, name it in the sources' `skipped`.
     labels: "auto" takes the first-level folders, if there are two or more, as classes; images that lie flat
         have no labels. "none" never looks at folders.
+    unlabelled: the name of a first-level folder whose images have no label, beside those of the classes.
     """
     root = Path(root).expanduser()
     if labels not in ("auto", "none"):
@@ -246,17 +260,19 @@ def folder(
     if test_root and test_root.resolve().is_relative_to(train_root.resolve()):
         raise InputError(f"the test folder {test_root} lies inside the training folder {train_root}")
 
-    train = _files(train_root, labels == "auto")
-    labelled = len(set(train.said)) > 1
+    train = _files(train_root, labels == "auto", unlabelled)
+    labelled = len({*train.said} - {None}) > 1
     parts = [train if labelled else replace(train, said=[])]
     if test_root:
-        parts.append(_files(test_root, labelled))
+        parts.append(_files(test_root, labelled, unlabelled))
     return encoded(parts, size, limit=limit, skip_broken=skip_broken, resident_bytes=resident_bytes)
 
 
-def _files(root: Path, labelled: bool) -> Part:
+def _files(root: Path, labelled: bool, unlabelled: str | None) -> Part:
     files = image_files(root)
-    return Part(Paths(root, files), class_names(root, files) if labelled else [], str(root))
+    folders = class_names(root, files) if labelled else []
+    said = [None if folder == unlabelled else folder for folder in folders]
+    return Part(Paths(root, files), said, str(root))
 
 
 def encoded(
@@ -281,7 +297,8 @@ def encoded(
         for part, label in zip(parts, labels, strict=False)
     ]
     sources[0] = _limited(sources[0], limit)
-    return Data(*([_without_broken(source) for source in sources] if skip_broken else sources))
+    train, *others = [_without_broken(source) for source in sources] if skip_broken else sources
+    return Data(train, others[0] if others else None)
 
 
 def _without_broken(source: Encoded) -> Encoded:
@@ -313,14 +330,19 @@ def _without_broken(source: Encoded) -> Encoded:
 
 def _limited(source: Any, limit: int | None) -> Any:
     """The first `limit` images of a fixed shuffle, in their old order; all of them if there are fewer."""
+    return source if limit is None else _chosen(source, chosen_by_limit(len(source), limit))
+
+
+def chosen_by_limit(images: int, limit: int | None) -> np.ndarray:
+    """Positions (M,) of the images that a limit leaves; None leaves all. Raises InputError."""
     if limit is None:
-        return source
+        return np.arange(images)
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise InputError(f'limit must be a whole number, and "{limit}" is not')
     if limit < 1:
         raise InputError(f"limit must be at least 1, not {limit}")
-    shuffled = torch.randperm(len(source), generator=generator("limit"))
-    return _chosen(source, shuffled[:limit].sort().values.numpy())
+    shuffled = torch.randperm(images, generator=generator("limit"))
+    return shuffled[:limit].sort().values.numpy()
 
 
 def _chosen(source: Any, at: np.ndarray) -> Any:

@@ -113,6 +113,35 @@ def _smoothed(log_p: Tensor, epsilon: float) -> Tensor:
     return smoothed - math.log1p(log_p.shape[-1] * epsilon)
 
 
+def dino(
+    student: Tensor, teacher: Tensor, temperature: float = 0.1, teacher_temperature: float = 0.04
+) -> Tensor:
+    """Cross-entropy of the student's softmax against the teacher's on other views of the same images.
+
+    student: scores (V, B, K); teacher: scores (U, B, K), centred, of the first U <= V of the same views
+        (multi-crop: of the large ones). Mean over rows and over all pairs of different views.
+    temperature, teacher_temperature: of the two softmaxes; the teacher's is sharper.
+    Source: Caron et al. 2021 (DINO), eq. 3 and algorithm 1. The centre is a peer's: `ssl_kd.memory.Centre`.
+    """
+    if not 3 == student.dim() == teacher.dim() or student.shape[1:] != teacher.shape[1:]:
+        raise InputError(
+            f"DINO compares views of the same images, (V, B, K); the student gave {tuple(student.shape)}, "
+            f"the teacher {tuple(teacher.shape)}"
+        )
+    if len(student) < 2 or len(teacher) > len(student):
+        raise InputError(
+            f"DINO needs two views or more, the teacher's among them; the student gave {len(student)}, the "
+            f"teacher {len(teacher)}"
+        )
+    check_temperature("DINO", temperature)
+    check_temperature("DINO", teacher_temperature)
+    log_p = (full(student) / temperature).log_softmax(-1)
+    q = (full(teacher) / teacher_temperature).softmax(-1)
+    return -torch.stack(
+        [(q[b] * log_p[a]).sum(-1).mean() for b in range(len(q)) for a in range(len(log_p)) if a != b]
+    ).mean()
+
+
 def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """Squared difference, e.g. of logits.
 

@@ -74,7 +74,7 @@ class Embedded:
 
 def choose(run: Reported) -> Seen:
     """The images that a report shows."""
-    data = run.data
+    data = run.data.scored
     bank, bank_at = _spread(data.train, BANK)
     if data.test is None:
         return Seen(bank, bank, "train", bank_at, len(bank) == len(data.train))

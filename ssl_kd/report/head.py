@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from ssl_kd.config import config_folder
 from ssl_kd.report import blocks
 from ssl_kd.report.graph import arrows, drawing
-from ssl_kd.report.options import command
 from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
+from ssl_kd.saved import command
 from ssl_kd.show import links, read
 
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
@@ -64,7 +64,7 @@ def data_name(config: DictConfig) -> str:
 
 def lead(run: Reported) -> str:
     """The run in one sentence."""
-    config, test = run.config, run.data.test
+    config, test = run.config, run.data.scored.test
     weighty = [name for name, peer in run.cohort.peers.items() if any(True for _ in peer.parameters())]
     reading = read(config)  # what reads others is no network that could be had alone
     networks = [name for name in weighty if not reading[name]]
@@ -123,6 +123,9 @@ def _facts(run: Reported) -> list[tuple[str, str]]:
     config, data, summary, made = run.config, run.data, run.summary, run.environment
     c, h, w = data.train.shape
     sizes = f"{len(data.train):,} train, {len(data.test) if data.test else 0:,} test"
+    if data.labelled is not None:
+        beside = data.labelled
+        sizes += f"; labelled, for the probes: {len(beside.train):,} and {len(beside.test or ()):,}"
     rule = summary.get("checkpoint", "last")
     packages = made.get("packages", {})
     speed, seconds = summary.get("images_per_second"), summary.get("seconds")

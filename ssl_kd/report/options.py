@@ -1,6 +1,5 @@
 """What differs between the options of groups of runs, and how to make the runs again."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 from ssl_kd.config import computed
 from ssl_kd.report import blocks
 from ssl_kd.report.page import Section
-from ssl_kd.saved import read_json
+from ssl_kd.saved import command
 
 if TYPE_CHECKING:
     from ssl_kd.compare import Group
@@ -37,14 +36,6 @@ def section(groups: Sequence["Group"]) -> Section:
         parts.append(blocks.verbatim("\n".join(filter(None, said))))
     folders = "\n".join(run.folder for group in groups for run in group.runs)
     return Section("Options", lead, [*parts, blocks.heading("The runs"), blocks.verbatim(folders)])
-
-
-def command(folder: Path) -> str:
-    """The command that started a run, or nothing where nobody wrote it down."""
-    words = read_json(folder / "environment.json").get("command")
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return ""
-    return shlex.join(["ssl-kd", "train", *(w for w in words[1:] if w != "train")]) if words else ""
 
 
 def brief(node: Any) -> str:

@@ -1,6 +1,7 @@
 """A finished run with all that its folder says of it."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ class Reported(Finished):
         """The peers in their order, which gives each its colour."""
         return list(self.cohort.peers)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels; () where there are none."""
-        return self.data.train.classes if self.data.train.labels is not None else ()
+        """Name of each label of the images that are scored; () where they have none."""
+        if self.data.labelled is None:
+            return super().classes
+        return self.data.labelled.train.classes
 
     @property
     def unscored(self) -> str:
