@@ -3,9 +3,12 @@
 import copy
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_kd.cohort import Cohort, Outputs
@@ -24,7 +27,7 @@ def macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
     submodule is back in its own mode. Where the parameters are, and in their precision.
     """
     image = _images(network, 1, shape)
-    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(network), torch.no_grad(), _counted() as counter:
         network(image)
     return counter.get_total_flops() // 2
 
@@ -40,10 +43,17 @@ def training_macs(cohort: Cohort, shape: tuple[int, int, int]) -> dict[str, int]
     for name, peer in cohort.peers.items():
         device = next((p.device for p in cohort.parameters()), torch.device("cpu"))
         batch = dict.fromkeys(entries, torch.zeros(1, 1, *shape, device=device))
-        with evaluating(peer), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with evaluating(peer), torch.no_grad(), _counted() as counter:
             seen[name] = peer(batch, seen)
         counts[name] = counter.get_total_flops() // 2
     return counts
+
+
+@contextmanager
+def _counted() -> Iterator[FlopCounterMode]:
+    """Attention as the matrix products that it is: not every torch counts all of its fused kernels."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 def size(network: nn.Module) -> int:

@@ -145,9 +145,13 @@ def shard(cohort: nn.Module) -> nn.Module:
 
     cohort: a `Cohort` after `global_batch_norm`; the optimisers are made afterwards, and the cohort goes to
         `fit` without `Accelerator.prepare`. It is for `fit`: runs and probes want whole networks.
+    Raises InputError where torch cannot, as torch 2.6 on a CPU.
     """
     from torch.distributed.fsdp import fully_shard
 
+    on_cpu = all(parameter.device.type == "cpu" for parameter in cohort.parameters())
+    if on_cpu and not hasattr(torch.cpu.Stream, "record_event"):
+        raise InputError(f"torch {torch.__version__} cannot share out weights on a CPU; a newer one can")
     for peer in cohort.get_submodule("peers").children():
         if next(peer.parameters(), None) is not None:
             # Shares again after the forward pass: a follower, which has no backward, is averaged in shares.

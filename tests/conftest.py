@@ -10,6 +10,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
+# What the oldest torch cannot do on a CPU; users are told in a sentence, or nothing changes for them.
+OLD_TORCH = not hasattr(torch.cpu.Stream, "record_event")
+newer_torch = pytest.mark.skipif(OLD_TORCH, reason="this torch cannot")
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite and folders by several processes; tests and files asked for by name by this one."""

@@ -52,6 +52,15 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def staged(name: str) -> backbones.Backbone:
+    """Older versions of timm read stages from fewer families."""
+    backbone = made(name)
+    if not backbone.stage_channels:
+        assert not hasattr(backbone.net.model, "forward_intermediates")
+        pytest.skip("this version of timm has no stages of it")
+    return backbone
+
+
 def sides(name: str) -> list[int]:
     maps = made(name).forward_stages(images(), made(name).stage_channels)[1]
     return [m.shape[-1] for m in maps.values()]
@@ -90,12 +99,13 @@ def test_embedding_and_stages_have_the_announced_shapes_in_forward_order(name):
 
 @pytest.mark.parametrize("name", OWN + TIMM)
 def test_last_map_is_at_least_two_by_two_at_32_pixels(name):
+    staged(name)
     assert sides(name)[-1] >= 2
 
 
 @pytest.mark.parametrize("name", OWN + TIMM)
 def test_asking_for_stages_leaves_every_bit_of_the_embedding(name):
-    backbone = made(name)
+    backbone = staged(name)
     with torch.no_grad():
         plain = backbone(images())
         for stages in ([], ["stage1"], list(backbone.stage_channels)):

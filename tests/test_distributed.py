@@ -20,6 +20,7 @@ from ssl_kd.config import choices
 from ssl_kd.distributed import GlobalBatchNorm, global_batch_norm
 from ssl_kd.testing import Call, compare_processes
 from ssl_kd.train import main as train_here
+from tests.conftest import newer_torch
 
 TINY = "{backbone: {name: resnet8, base: 8}}"
 ONE = f"peers={{a: {TINY}}}"
@@ -220,6 +221,7 @@ def shared_out() -> dict:
     return compare_processes(cases, 2, steps=2, prepare="tests.test_distributed:sharded")
 
 
+@newer_torch
 @pytest.mark.parametrize("case", ["simclr-reference", "moco", "only-dino", "ssl_kd", "ffsd"])
 def test_a_cohort_under_fully_shard_equals_one_process(shared_out, case):
     difference = shared_out[case][2]
@@ -257,6 +259,7 @@ if accelerator.is_main_process:
 """
 
 
+@newer_torch
 def test_a_cohort_under_fully_shard_trains_and_is_saved_whole(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(SHARDED)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "own.py", "two"]

@@ -25,6 +25,7 @@ from ssl_kd.export import export, onnx_graph, read, rebuilt, timm_model, torchvi
 from ssl_kd.export.deployed import Deployed, Network
 from ssl_kd.finished import load
 from ssl_kd.train import main as train
+from tests.conftest import OLD_TORCH
 
 SMALL = "{backbone: {name: resnet8, base: 8}}"
 QUICK = ["epochs=2", "batch_size=24", "health.every=0", "precision=float32", "probe.linear=false"]
@@ -56,6 +57,8 @@ def runs(tmp_path_factory) -> Path:
 def graph(runs) -> Path:
     """The small peer with its classifier as ONNX."""
     pytest.importorskip("onnxruntime")
+    if OLD_TORCH:
+        pytest.skip("torch 2.6 does not write batch norm with the ONNX packages of today")
     export(str(runs / "labels"), "small", str(runs / "small.onnx"), format="onnx")
     return runs / "small.onnx"
 
@@ -105,6 +108,8 @@ def assert_equal(said, wanted, tolerance=1e-5):
     ],
 )  # fmt: skip
 def test_the_cards_own_lines_give_the_numbers_of_the_run(run, peer, form, runs, tmp_path, monkeypatch):
+    if OLD_TORCH and form == "onnx":
+        pytest.skip("the graph of torch 2.6 takes as many images as it was made with")
     to = tmp_path / ("x.onnx" if form == "onnx" else "x.safetensors" if form == "safetensors" else "x")
     export(str(runs / run), peer, str(to), format=form)
     card = to / "README.md" if to.is_dir() else Path(f"{to}.md")

@@ -15,6 +15,7 @@ from ssl_kd import Cohort, Encoder
 from ssl_kd.backbones import create
 from ssl_kd.errors import InputError
 from ssl_kd.machine import compile_networks, full_convolutions, lacks_memory
+from tests.conftest import newer_torch
 
 
 def cohort() -> Cohort:
@@ -25,6 +26,7 @@ def cohort() -> Cohort:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # what the compiler says is not ours
+@newer_torch
 def test_a_compiled_network_is_the_same_network_under_the_same_names():
     plain, ours, batch = cohort(), cohort(), {"views": torch.rand(2, 3, 1, 8, 8)}
     compile_networks(ours)

@@ -54,17 +54,6 @@ def test_the_python_example_runs_and_is_under_20_lines_of_its_own():
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_run_that_the_readme_trains_is_embedded_and_exported_as_it_says(own_folder, capsys):
-    (words,) = [words for words in TRAINING if "run=runs/pair" in words]
-    quick = ["epochs=1", "probe.linear=false", "probe.baselines=false"]
-    assert cli.main([*words[1:], *quick]) == 0
-    exec(compile(PYTHON[1], "README.md", "exec"), {})
-    exports = [shlex.split(line, comments=True) for line in COMMANDS if "export run=runs/pair" in line]
-    for words in (words for words in exports if "format=onnx" not in words):
-        assert cli.main(words[1:]) == 0
-    assert "runs/pair/export/small-hub" in capsys.readouterr().out
-
-
 def test_files_that_the_readme_points_at_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -13,17 +13,15 @@ from ssl_kd.config import choices, compose, config_folder
 from ssl_kd.report.graph import drawing
 from ssl_kd.show import links
 
+# Of those whose header does not begin with "NAME: ".
 TITLES = {
-    "simclr": "SimCLR",
-    "moco": "MoCo",
-    "dogo": "DoGo",
     "dml": "Deep mutual learning",
-    "dcm": "DCM",
-    "ffsd": "FFSD",
     "kd": "Knowledge distillation",
     "exits": "Cross-layer exits, without labels",
     "fusion": "Fused features, without labels",
     "ssl_kd": "Peers, exits and fusion: ssl_kd",
+    "dogo_mixed": "DoGo between SimCLR and SimSiam",
+    "rotation": "Rotation",
     "supervised": "Supervised",
 }
 INTRODUCTION = """\
@@ -56,7 +54,7 @@ def page(name: str) -> str:
     about = _linked("\n".join(header))
     return "\n".join(
         [
-            f"# {TITLES.get(name, name)}",
+            f"# {TITLES.get(name) or header[0].partition(':')[0]}",
             "",
             f"`ssl-kd train method={name}`",
             "",

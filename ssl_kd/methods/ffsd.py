@@ -116,6 +116,7 @@ class Decoder(nn.Module):
             other = (shifted(shown) if self.shift else shown).flatten(0, 1)
             for name, x in zip(self.names, self._decode(_in(self.channels, other), grids), strict=True):
                 said[f"shown_{name}"] = x.unflatten(0, views)
+        torch.clear_autocast_cache()  # else older torch takes the weights cast there, which have no gradient
         self.steps.train(training)
         for name, x in zip(self.names, self._decode(maps[-1].detach().flatten(0, 1), grids), strict=True):
             said[name] = x.unflatten(0, views)

@@ -47,7 +47,10 @@ def _child(folder: Path, said: Path, rank: int, world: int) -> None:
     if world > 1:  # what a launcher would say
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         os.environ.update({"ACCELERATE_USE_CPU": "1"} | {key: str(value) for key, value in own.items()})
-    sys.exit(worker.main(folder, rank, world))
+    code = worker.main(folder, rank, world)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: to leave gloo's group, torch 2.6 may wait for ever for a process that has ended
 
 
 def _wait(children: Mapping[Path, BaseProcess], end: float) -> int:

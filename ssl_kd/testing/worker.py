@@ -164,7 +164,6 @@ def main(folder: Path, number: int, count: int) -> int:
         PartialState(cpu=True)
         torch.set_num_threads(1)
         _work(folder, read(folder))
-        PartialState().destroy_process_group()
         return 0
 
     return guarded(work, [])
