@@ -1,6 +1,6 @@
 """One line per peer of finished runs: kNN 20 beside the untrained network's, and RankMe beside the width.
 
-    python measure.py runs/*
+    python benchmarks/learned.py runs/*
 
 RankMe (Garrido et al. 2023) is the effective rank of the embeddings of 2,048 train images.
 """
@@ -18,9 +18,10 @@ def main(folders: list[str]) -> None:
         run = load(folder)
         run.cohort.eval()
         said = read_scores(run.run.folder / "summary.json")
-        for name, peer in run.encoders.items():
+        ranks = Evaluator(run.config, run.data).ranks(run.cohort)
+        for name, rank in ranks.items():  # of those that learn
+            width = run.encoders[name].backbone.width
             knn = [part[name]["knn"]["20"] for part in (said["peers"], said["baselines"]["untrained"])]
-            rank, width = Evaluator(run.config, run.data).ranks(run.cohort)[name], peer.backbone.width
             scores = f"{100 * knn[0]:.1f} | {100 * knn[1]:.1f} | {rank:.0f} | {width} | {rank / width:.0%}"
             print(f"| {folder} | {name} | {scores} |")
 
