@@ -22,8 +22,16 @@ from ssl_kd.config import compose
 from tests.conftest import OLD_TORCH
 
 ROOT = Path(__file__).parent.parent
-SHORT = ["epochs=1", "data.limit=64", "batch_size=32", "probe.knn=[1]", "threads=1", "probe.every=0"]
-FEW = ["data.limit=200"]  # of which ten of each class can be drawn
+SHORT = [
+    "epochs=1",
+    "data.limit=32",
+    "batch_size=16",
+    "probe.baselines=false",
+    "probe.knn=[1]",
+    "threads=1",
+    "probe.every=0",
+]
+FEW = ["data.limit=200", "batch_size=100"]  # of which ten of each class can be drawn
 BRIEF = {"linear_sgd": ["epochs=1"], "finetune": ["epochs=1"], "robustness": ["limit=20", "severities=[1]"]}
 ELSEWHERE = ("pip install", "-m venv", "source ", "#SBATCH", "srun ", "scontrol ", "ssh ")
 NEWER = ("format=onnx", "shared_out.py") if OLD_TORCH else ()  # what the oldest torch cannot
