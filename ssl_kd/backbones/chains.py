@@ -5,7 +5,6 @@ always, and again until the last map is at least 2x2. The classifier goes, with 
 AlexNet have below it: the embedding is the mean of the last map.
 """
 
-import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from ssl_kd.backbones.cifar import Staged
-from ssl_kd.backbones.stems import SIDE, SMALL, UNFIT, drop_unused, dry, lower, probe_image
+from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lowered, probe_image
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError
 
@@ -36,7 +35,7 @@ def build(name: str, channels: int, size: int, options: Mapping[str, Any]) -> St
         _take_channels(chain, channels)
     image = probe_image(channels, size)
     if size <= SMALL:
-        chain = _lowered(chain, image)
+        chain = lowered(chain, image, lambda net, x: net(x), _side)
     try:
         staged = _staged(chain, image)
         drop_unused(staged, image)
@@ -75,25 +74,6 @@ def _take_channels(chain: nn.Module, channels: int) -> None:
                 nn.init.kaiming_normal_(new.weight, mode="fan_out")
                 setattr(parent, name, new)
                 return
-
-
-def _lowered(chain: nn.Sequential, image: Tensor) -> nn.Sequential:
-    best, ran = chain, _side(chain, image) > 0
-    candidate = chain
-    for _ in range(3):
-        candidate = copy.deepcopy(
-            candidate
-        )  # strides alone change: the weights are those of one construction
-        if not lower(candidate, image, candidate):
-            break
-        side = _side(candidate, image)
-        if side == 0 and ran:
-            break
-        if side > 0:
-            best, ran = candidate, True
-        if side >= SIDE:
-            break
-    return best
 
 
 def _side(chain: nn.Module, image: Tensor) -> int:

@@ -9,11 +9,9 @@ ViT's patches are what its config says. Needs the package `transformers`, which 
 program of a folder or of the Hub is executed, and no pickle is read: see `ssl_kd.architecture`.
 """
 
-import copy
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_kd.architecture import architecture, place_of, weights_file
-from ssl_kd.backbones.stems import SIDE, SMALL, UNFIT, drop_unused, dry, lower, probe_image
+from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lowered, probe_image
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError, nearest
 
@@ -153,7 +151,7 @@ def build(
         raise InputError(f"{name}: {kind} is not an encoder of images alone")
     image = probe_image(channels, size)
     try:
-        net = HuggingFaceNet(_lowered(model, image) if size <= SMALL else model, image)
+        net = HuggingFaceNet(lowered(model, image, _called, _side) if size <= SMALL else model, image)
     except (*UNFIT, AttributeError) as error:
         raise InputError(f"{name} cannot take images of {size} pixels ({first_line(error)})") from error
     if pretrained:
@@ -181,26 +179,6 @@ def _options_of(kind: str) -> dict[str, Any]:
         more = getattr(default, "attribute_map", {})
         return {**dict.fromkeys(more), **default.to_dict()}
     return {}
-
-
-def _lowered(model: Any, image: Tensor) -> Any:
-    """The model with a stem of less stride, where it is one of convolutions: see `timm_models`."""
-    best, ran = model, _side(model, image) > 0
-    candidate = model
-    for _ in range(3):
-        candidate = copy.deepcopy(
-            candidate
-        )  # strides alone change: the weights are those of one construction
-        if not lower(candidate, image, partial(_called, candidate)):
-            break
-        side = _side(candidate, image)
-        if side == 0 and ran:
-            break
-        if side > 0:
-            best, ran = candidate, True
-        if side >= SIDE:
-            break
-    return best
 
 
 def _called(model: Any, x: Tensor) -> Any:

@@ -4,8 +4,10 @@ Both are found by watching a forward pass, so they know no architecture. `run` i
 (1, C, H, W) up to the last features, before any classifier.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +44,29 @@ def lower(model: nn.Module, image: Tensor, run: Run) -> bool:
         for module, _, _ in second:
             _replace(model, module)
     return bool(first)
+
+
+def lowered(
+    model: Any, image: Tensor, run: Callable[[Any, Tensor], Any], side: Callable[[Any, Tensor], int]
+) -> Any:
+    """The model, or a copy with a stem of less stride, up to a last map of SIDE pixels.
+
+    run: the forward pass of a model. side: pixels of its last map, 0 where it does not run or has no map.
+    """
+    best, ran = model, side(model, image) > 0
+    candidate = model
+    for _ in range(3):  # strides alone change: the weights are those of one construction
+        candidate = copy.deepcopy(candidate)
+        if not lower(candidate, image, partial(run, candidate)):
+            break
+        pixels = side(candidate, image)
+        if pixels == 0 and ran:
+            break
+        if pixels > 0:
+            best, ran = candidate, True
+        if pixels >= SIDE:
+            break
+    return best
 
 
 def reductions(model: nn.Module, image: Tensor, run: Run) -> tuple[list[Reduction], list[Reduction]]:
