@@ -21,6 +21,7 @@ from ssl_kd.probes.health import effective_rank
 from ssl_kd.run import Run
 
 PROBES = ("knn", "linear", "top1")
+_OF_LOGITS = ("ssl_kd.losses.kl", "ssl_kd.losses.mse", "ssl_kd.losses.not_true_kl")
 RANK_IMAGES = 2048  # of the train split, evenly spaced
 
 
@@ -59,7 +60,11 @@ def needed(cohort: Cohort, peer: str) -> list[str]:
 
 
 def classifiers(config: DictConfig) -> dict[str, str]:
-    """Peer -> the output on the embedding that learns from the labels (the `logits` of DML)."""
+    """Peer -> its output on the embedding that says the class.
+
+    That is one that learns from the labels (the `logits` of DML), or from the logits of a frozen teacher with
+    as many outputs as there are classes, and that teacher's.
+    """
     found: dict[str, str] = {}
     for term in config.terms.values():
         reads = (
@@ -70,7 +75,18 @@ def classifiers(config: DictConfig) -> dict[str, str]:
         if "batch.label" in reads and outputs and not contrast:
             on_top = [peer for peer in term.peers if _on_embedding(config.peers[peer], outputs[0])]
             found |= dict.fromkeys(on_top, outputs[0])
+    for term in config.terms.values():
+        if (term.get("loss") or {}).get("_target_") in _OF_LOGITS and "teacher" in term:
+            ends = [str(term[end]).partition(".")[::2] for end in ("student", "teacher")]
+            if config.peers[ends[1][0]].get("frozen") and all(_says_class(config, *end) for end in ends):
+                found = dict(ends) | found
     return found
+
+
+def _says_class(config: DictConfig, peer: str, output: str) -> bool:
+    """Whether it has a value for each class of the labels."""
+    wide = ((config.peers[peer].get("heads") or {}).get(output) or {}).get("out_features")
+    return wide is not None and wide == config.get("classes") and _on_embedding(config.peers[peer], output)
 
 
 def _on_embedding(peer: DictConfig, output: str) -> bool:

@@ -216,6 +216,16 @@ def test_incidental_options_do_not_divide_a_group_and_all_others_do(tmp_path):
         compare(folders)
 
 
+def test_runs_that_each_read_the_teacher_of_their_own_seed_are_one_group(tmp_path):
+    folders = [*solo(tmp_path), *pair(tmp_path)]
+    for seed, folder in enumerate(folders[3:]):
+        change(folder, peers__resnet8_2__weights=f"{tmp_path}/teacher-{seed}/1-wide")
+    assert [group.name for group in compare(folders).groups] == ["solo", "pair"]
+    change(folders[4], peers__resnet8_2__weights=f"{tmp_path}/teacher-7/1-wide")
+    with pytest.raises(InputError, match=r'group "pair", but differ in peers.resnet8_2.weights: .*teacher-7'):
+        compare(folders)
+
+
 @pytest.mark.parametrize(
     ("folders", "name"),
     [

@@ -1,5 +1,6 @@
 """A finished run as Python has it: `ssl_kd.load(run).embed(images)`, and the same inside scikit-learn."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -40,6 +41,9 @@ def runs(tmp_path_factory) -> Path:
     assert train([*pair, *QUICK, f"run={place}/pair"]) == 0
     assert train([*labels, *QUICK, f"run={place}/labels"]) == 0
     assert train([*colour, *QUICK, "data.size=16", f"run={place}/colour"]) == 0
+    teacher = f"{{backbone: {SMALL[11:-1]}, frozen: true, weights: {place}/labels}}"
+    taught = ["method=kd", "preset=full", f"peers={{teacher: {teacher}, student: {SMALL}}}"]
+    assert train([*taught, "data=digits", "data.limit=256", *QUICK, f"run={place}/taught"]) == 0
     torch.set_num_threads(threads)
     return place
 
@@ -110,6 +114,17 @@ def test_a_peer_with_a_classifier_predicts(runs):
     assert run.classifiers == {"a": "logits"}
     accuracy = (run.predict(test.images) == test.labels).mean()
     assert accuracy == pytest.approx(run.evaluator.cohort(run.cohort, ["top1"])["peers"]["a"]["top1"])
+
+
+def test_a_student_of_logits_alone_predicts_and_so_does_its_teacher(runs):
+    run, test = ssl_kd.load(runs / "taught"), digits().test
+    assert run.classifiers == {"student": "logits", "teacher": "logits"}
+    predicted = run.predict(test.images, "student")
+    assert json.loads((runs / "taught" / "summary.json").read_text())["peers"]["student"][
+        "top1"
+    ] == pytest.approx((predicted == test.labels).mean())
+    alone = ssl_kd.load(runs / "labels").predict(test.images)
+    assert np.array_equal(run.predict(test.images, "teacher"), alone)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.compare.compute import training_macs
 from ssl_kd.compare.runs import Entry
@@ -52,7 +55,23 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
 
 
 def _differing(one: Entry, other: Entry) -> list[str]:
-    return [line for line in differences(one.config, other.config) if not line.startswith("seed: ")]
+    """What differs beside the seed, and beside earlier runs that each reads: those of its own seed."""
+    lines = differences(_seedless(one), _seedless(other))
+    return [line for line in lines if not line.startswith("seed: ")]
+
+
+def _seedless(entry: Entry) -> DictConfig:
+    """The config, in which runs/teacher-1 is runs/teacher-SEED where the seed is 1."""
+    own = re.compile(rf"[-_.]{entry.seed}(?=/|$)")
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [without(item) for item in value]
+        return own.sub("-SEED", value) if isinstance(value, str) and "/" in value else value
+
+    return OmegaConf.create(without(OmegaConf.to_container(entry.config, resolve=True)))
 
 
 def _names(sorted_: Sequence[Sequence[Entry]]) -> list[str]:
