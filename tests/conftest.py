@@ -15,6 +15,16 @@ OLD_TORCH = not hasattr(torch.cpu.Stream, "record_event")
 newer_torch = pytest.mark.skipif(OLD_TORCH, reason="this torch cannot")
 
 
+# Files that take longest, longest first: begun late, one of them would keep the others waiting for it.
+LONG = "train distributed cli pages tutorials real_data durable testing study kills monitor export".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file goes to one process as a whole; the longest ones go first."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite and folders by several processes; tests and files asked for by name by this one."""
     named = any(".py" in word for word in config.args)

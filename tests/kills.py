@@ -3,13 +3,12 @@
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from ssl_kd.status import read as read_status
+from tests import warm
 
 TINY = "{backbone: {name: resnet8, base: 4}}"
 PAIR = f"peers={{a: {TINY}, b: {TINY}}}"
@@ -42,14 +41,14 @@ def images(folder: Path, count: int = 400) -> None:
 
 
 def command(name: str, folder: Path, run: str) -> list[str]:
-    """Trains METHODS[name] in `folder`: about 20 steps, 4 checkpoints."""
+    """`ssl-kd` words that train METHODS[name] in `folder`: about 20 steps, 4 checkpoints."""
     words = [*SHORT, *METHODS[name], f"run={run}"]
     if name == "workers":
         words = [word for word in words if word != "data.limit=700"] + [
             f"data.root={folder / 'images'}",
             "data.workers=2",
         ]
-    return [sys.executable, "-m", "ssl_kd", "train", *words]
+    return ["train", *words]
 
 
 def left(run: Path) -> dict[str, Any]:
@@ -67,8 +66,8 @@ def left(run: Path) -> dict[str, Any]:
 
 def undisturbed(name: str, folder: Path) -> dict[str, Any]:
     """What the run leaves that ends by itself."""
-    done = subprocess.run(command(name, folder, "whole"), cwd=folder, stdout=subprocess.DEVNULL, timeout=600)
-    assert done.returncode == 0
+    done = warm.run(*command(name, folder, "whole"), cwd=folder)
+    assert done.returncode == 0, done.stderr
     return left(folder / "whole")
 
 
@@ -78,7 +77,7 @@ def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: floa
     share: of the steps, after which, and a part of a step, it is killed; None: while it writes the files
     of a checkpoint.
     """
-    child = subprocess.Popen(command(name, folder, run), cwd=folder, stdout=subprocess.DEVNULL)
+    child = warm.Command(*command(name, folder, run), cwd=folder)
     place = folder / run
     _until(lambda: (place / "metrics.jsonl").exists(), child)
     if share is None:
@@ -99,9 +98,7 @@ def killed(name: str, folder: Path, run: str, whole: dict[str, Any], share: floa
         "files": sorted(path.name for path in (place / "checkpoints/new").glob("*")) if saving else [],
         "status": (read_status(place) or {})["state"],
     }
-    again = subprocess.run(
-        command(name, folder, run), cwd=folder, capture_output=True, text=True, timeout=600
-    )
+    again = warm.run(*command(name, folder, run), cwd=folder)
     assert again.returncode == 0, again.stdout + again.stderr
     resumed = next(line for line in again.stdout.splitlines() if line.startswith(f"run {run}: "))
     now = left(place)
@@ -117,7 +114,7 @@ def _steps(path: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def _until(true: Any, child: subprocess.Popen, pause: float = 0.005) -> None:
+def _until(true: Any, child: warm.Command, pause: float = 0.005) -> None:
     while not true():
         if child.poll() is not None:
             raise AssertionError("the run ended too early to be killed")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from ssl_kd.cli import main as cli
 from ssl_kd.run import Run
 from ssl_kd.status import Status, read
 from ssl_kd.train import main
+from tests import warm
 
 SOLO = [
     "method=simclr",
@@ -53,10 +53,7 @@ def names(folder: str = "runs/a") -> list[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    done = subprocess.run(
-        [sys.executable, "-m", "ssl_kd", "train", *SOLO, "epochs=3", "run=runs/a"],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = warm.run("train", *SOLO, "epochs=3", "run=runs/a", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs/a"
 
@@ -163,20 +160,11 @@ def test_a_line_of_metrics_that_was_cut_short_is_written_again(trained):
     assert Run("runs/a").metrics() == []
 
 
-def limited(size: int, words: list[str]) -> subprocess.CompletedProcess:
-    """A run whose files may not grow beyond `size` bytes: what a full disk does to a write."""
-    return subprocess.run(
-        [sys.executable, "-m", "ssl_kd", "train", *words],
-        capture_output=True, text=True, timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)),
-    )  # fmt: skip
-
-
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before_whole(trained):
     shutil.copytree("runs/a/checkpoints/last", "before")
     size = Path("before/cohort.safetensors").stat().st_size
     words = [*SOLO, "epochs=3", "run=runs/b"]
-    child = limited(size - 1, words)
+    child = warm.run("train", *words, limit=size - 1)
     assert child.returncode == 2 and "Traceback" not in child.stderr
     assert "the checkpoint of step 5 could not be written to runs/b" in child.stderr
     assert "there was none before it" in child.stderr and child.stderr.count("\n") == 1
@@ -185,7 +173,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before_whole(
 
     shutil.rmtree("runs/a/checkpoints/last")
     (Path("runs/a/summary.json")).unlink()
-    child = limited(size - 1, [*SOLO, "epochs=3", "run=runs/a"])
+    child = warm.run("train", *SOLO, "epochs=3", "run=runs/a", limit=size - 1)
     assert child.returncode == 2 and "checkpoints/step-10 is whole" in child.stderr
     assert names() == ["step-10"]
     assert main([*SOLO, "epochs=3", "run=runs/a"]) == 0 and weights("runs/a") == weights("runs/whole")
@@ -204,7 +192,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(capsys):
     assert "nothing can be written to runs/a (Not a directory)" in capsys.readouterr().err
 
 
-def wait_for(done, child: subprocess.Popen | None = None, seconds: float = 120) -> None:
+def wait_for(done, child: subprocess.Popen | warm.Command | None = None, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not done() and time.monotonic() < until and (child is None or child.poll() is None):
         time.sleep(0.02)
@@ -218,29 +206,27 @@ def start(words: list[str]) -> subprocess.Popen:
 
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(capsys):
     words = [*SOLO, "epochs=2000", "run=runs/a"]
-    child = start(words)
+    child = warm.Command("train", *words)
     wait_for(Path("runs/a/metrics.jsonl").exists, child)
     assert read("runs/a")["state"] == "running"
-    other = start(words)
-    said = other.communicate(timeout=60)[0]
+    other = warm.run("train", *words)
     assert other.returncode == 2
-    assert f"another process works on runs/a (process {child.pid} on " in said.splitlines()[-1]
+    assert f"another process works on runs/a (process {child.pid} on " in other.stderr.splitlines()[-1]
     assert child.poll() is None and read("runs/a")["pid"] == child.pid
     child.kill()
-    child.communicate()
+    child.wait()
     assert read("runs/a")["state"] == "killed"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_says_requeue(name):
     words = [*SOLO, "epochs=2000", "run=runs/a"]
-    child = start(words)
+    child = warm.Command("train", *words)
     wait_for(Path("runs/a/metrics.jsonl").exists, child)
     child.send_signal(getattr(signal, name))
-    said = child.communicate(timeout=60)[0]
-    assert child.returncode == 75, said
+    assert child.wait() == 75, child.stderr
     step = state()["step"]
-    assert f"stopped after step {step} of 10000; the same command continues" in said
+    assert f"stopped after step {step} of 10000; the same command continues" in child.stdout + child.stderr
     found = read("runs/a")
     assert (found["state"], found["step"], found["saved"]) == ("interrupted", step, step)
 

@@ -20,6 +20,7 @@ from ssl_kd.cli import main as cli
 from ssl_kd.config import compose
 from ssl_kd.run import Run
 from ssl_kd.train import main
+from tests import warm
 
 QUICK = [
     "peers={a: resnet8, b: resnet8}",
@@ -182,14 +183,13 @@ def test_a_finished_run_is_reported_again_and_not_repeated(capsys):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_continues():
-    command = [sys.executable, "-m", "ssl_kd", "train", *SOLO, "epochs=400", "run=runs/a", "log_every=1"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = warm.Command("train", *SOLO, "epochs=400", "run=runs/a", "log_every=1")
     until = time.monotonic() + 120
     while not Path("runs/a/metrics.jsonl").exists() and child.poll() is None and time.monotonic() < until:
         time.sleep(0.2)
     child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=60)[0]
-    assert child.returncode == 75, said
+    assert child.wait() == 75, child.stderr
+    said = child.stdout + child.stderr
     step = int(re.search(r"stopped after step (\d+) of", said)[1])
     assert json.loads(Path("runs/a/checkpoints/last/state.json").read_text())["step"] == step
     assert "Traceback" not in said and "the same command continues" in said

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 PRETEXT = Path(__file__).parent.parent / "docs/tutorials/pretext"
 PAGE = (PRETEXT / "README.md").read_text()
 SHOWN = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)```", PAGE, re.S | re.M))
@@ -28,7 +30,8 @@ def run(words: list[str]) -> subprocess.CompletedProcess:
 
 def train(words: list[str], folder: Path) -> list[dict]:
     """What the run says of its steps."""
-    run([sys.executable, "-m", "ssl_kd", "train", *words, f"run={folder}"])
+    done = warm.run("train", *words, f"run={folder}", cwd=PRETEXT)
+    assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["terms"] for line in lines if "terms" in line]
 
