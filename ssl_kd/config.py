@@ -177,7 +177,11 @@ def _said(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
         other += [item.key for item in items if item.key in (*GROUPS, "peers")]  # described anew
         assigned = [item for item in assigned if not _belongs(item.key.lstrip("~"), other)] + items
         picked |= choice
-    return picked, assigned
+    last = {
+        item.key: place for place, item in enumerate(assigned)
+    }  # which alone counts: it may be null again
+    kept = [item for i, item in enumerate(assigned) if i == last[item.key] or isinstance(item.value, dict)]
+    return picked, kept
 
 
 def _preset(config: DictConfig, assigned: Sequence[Said]) -> DictConfig:

@@ -14,7 +14,14 @@ from ssl_kd.console import Meter
 from ssl_kd.show import graph
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=256", "probe.linear=false", "run=runs/a"]
+QUICK = [
+    "peers={a: resnet8, b: resnet8}",
+    "epochs=1",
+    "batch_size=64",
+    "data.limit=320",
+    "probe.linear=false",
+    "run=runs/a",
+]
 
 
 KD = (sys.executable, "-m", "ssl_kd")

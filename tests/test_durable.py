@@ -20,7 +20,8 @@ from tests import warm
 SOLO = [
     "method=simclr",
     "peers={a: {backbone: {name: resnet8, base: 4}}}",
-    "batch_size=256",
+    "batch_size=64",
+    "data.limit=320",
     "precision=float32",
     "probe.knn=[1]",
     "probe.linear=false",

@@ -150,8 +150,8 @@ def test_a_continued_run_gates_as_the_uninterrupted_one(monkeypatch):
     from tests.test_train import killed_after
 
     words = [
-        "peers={a: resnet8, b: resnet8}", "epochs=3", "batch_size=256", "precision=float32", *QUIET,
-        "health.every=1", "health.patience=2", "health.on_hurt=gate", "log_every=1",
+        "peers={a: resnet8, b: resnet8}", "epochs=3", "batch_size=64", "data.limit=320", *QUIET,
+        "precision=float32", "health.every=1", "health.patience=2", "health.on_hurt=gate", "log_every=1",
         "terms.kl.loss={_target_: tests.test_monitor.against}", "terms.kl.weight=0.1",
     ]  # fmt: skip
     main([*words, "run=runs/whole"])
@@ -213,8 +213,8 @@ def test_watch_is_the_same_from_python():
 
 def test_two_processes_see_what_one_sees(tmp_path):
     words = [
-        "peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=256", "precision=float32", *QUIET,
-        "health.every=1",
+        "peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=64", "data.limit=320", *QUIET,
+        "precision=float32", "health.every=1",
     ]  # fmt: skip
     runs = {}
     for processes in (1, 2):

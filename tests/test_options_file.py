@@ -52,6 +52,7 @@ def test_words_go_before_the_file_wherever_they_stand(my):
     Path("more.yaml").write_text("epochs: 9\n")
     assert compose(["config=my.yaml", "config=more.yaml"]).epochs == 9
     assert list(compose(["config=my.yaml", "peers=[resnet8]", "method=simclr"]).peers) == ["resnet8"]
+    assert compose(["config=my.yaml", "data.limit=null"]).data.limit is None
 
 
 def test_what_a_file_says_of_its_choice_goes_with_it(my):

@@ -13,7 +13,7 @@ from ssl_kd.cli import main
 from ssl_kd.probing import PROBES
 
 PAIR = [
-    "peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=256", "precision=float32",
+    "peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=64", "data.limit=320", "precision=float32",
     "probe.knn=[1,20]", "probe.baselines=false",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from ssl_kd.train import main
 from tests.test_train import killed_after
 
 QUICK = [
-    "method=simclr", "peers={a: resnet8}", "epochs=3", "batch_size=256", "precision=float32",
+    "method=simclr", "peers={a: resnet8}", "epochs=3", "batch_size=64", "data.limit=320", "precision=float32",
     "probe.knn=[1,20]", "probe.baselines=false",
 ]  # fmt: skip
 
@@ -26,7 +26,9 @@ def summary(run: str = "runs/a") -> dict:
 
 
 def test_what_is_held_out_is_scored_instead_of_the_test_split_and_never_trained_on():
-    parts = [read_data(compose([*QUICK, "hold_out=0.25", f"seed={seed}"])) for seed in (0, 1)]
+    parts = [
+        read_data(compose([*QUICK, "data.limit=null", "hold_out=0.25", f"seed={seed}"])) for seed in (0, 1)
+    ]
     whole = digits()
     images = {image.tobytes() for image in whole.train.images}
     for data in parts:

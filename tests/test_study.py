@@ -20,7 +20,10 @@ from ssl_kd.cli import main
 from ssl_kd.config import compose
 from ssl_kd.train import main as train
 
-QUICK = "peers={a: resnet8} epochs=1 batch_size=256 precision=float32 probe.knn=[1,20] probe.baselines=false"
+QUICK = (
+    "peers={a: resnet8} epochs=1 batch_size=64 data.limit=320 precision=float32 probe.knn=[1,20] "
+    "probe.baselines=false"
+)
 STUDY = f"""
 common: '{QUICK.replace("peers={a: resnet8} ", "")}'
 groups:

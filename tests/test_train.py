@@ -25,7 +25,8 @@ from tests import warm
 QUICK = [
     "peers={a: resnet8, b: resnet8}",
     "epochs=2",
-    "batch_size=256",
+    "batch_size=64",
+    "data.limit=320",
     "precision=float32",
     "probe.knn=[1,20]",
 ]
@@ -319,7 +320,7 @@ def refused(words: list[str], capsys) -> str:
         (["peers={a: resnet9999}"], 'did you mean "resnet'),
         (["peers.a.heads.projection.reads=stage9"], "there are: embedding, stage1, stage2, stage3"),
         (["peers.a.backbone.colour=3"], "colour"),
-        (["batch_size=4096"], "a batch of 4096 images is larger than the data set of 1437"),
+        (["batch_size=4096"], "a batch of 4096 images is larger than the data set of 320"),
         (["accumulate=3"], "cannot be split into 3 x 1 equal parts"),
         (["recipe.extra=[{_target_: torch.nn.NoSuch}]"], "cannot be imported"),
         (["grad_cache=true"], "grad_cache works on the parts of a batch; say how many by accumulate=..."),

@@ -18,7 +18,8 @@ from ssl_kd.train import main
 from ssl_kd.weights import start_from
 
 QUICK = [
-    "epochs=1", "batch_size=256", "precision=float32", "probe.linear=false", "probe.baselines=false",
+    "epochs=1", "batch_size=64", "data.limit=320", "precision=float32", "probe.linear=false",
+    "probe.baselines=false",
 ]  # fmt: skip
 
 
