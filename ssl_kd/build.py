@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -13,10 +14,11 @@ from torch.optim import Optimizer
 
 from ssl_kd.cache import Cache
 from ssl_kd.cohort import Batch, Cohort, Follow
-from ssl_kd.data import Batches, Data
+from ssl_kd.data import Batches, Data, Source
 from ssl_kd.data.adapt import as_channels, hold_out
 from ssl_kd.data.parts import split
 from ssl_kd.data.relabel import taught
+from ssl_kd.data.sampling import SAMPLERS, Sampler, long_tailed
 from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
@@ -77,15 +79,38 @@ def read_data(config: DictConfig) -> Data:
             if labelled is None
             else (data, hold_out(labelled, config.hold_out, seed=0))
         )
+    if config.get("long_tail") is not None:
+        data = replace(data, train=long_tailed(data.train, config.long_tail))
     data = replace(data, labelled=labelled)
     config.classes = len(data.train.classes) or None
-    config.steps = config.epochs * max(1, len(data.train) // config.batch_size)
+    config.steps = config.epochs * max(1, len(_training(config, data)) // config.batch_size)
     for name, term in config.terms.items():
         if "batch.label" in _words(term) and (
             data.train.labels is None or not (data.train.labels >= 0).any()
         ):
             raise InputError(f'the term "{name}" needs labels, and the data "{config.data.name}" has none')
     return data
+
+
+def _training(config: DictConfig, data: Data) -> Source:
+    """The images and labels that training sees; what is scored keeps the data's own."""
+    labels = config.get("labels") or {}
+    options = list(inspect.signature(taught).parameters)[1:]
+    if not isinstance(labels, dict | DictConfig) or set(labels) - {*options}:
+        raise InputError(f"labels has the options {', '.join(options)}, not {labels}")
+    return taught(data.train, **labels)
+
+
+def _sampler(config: DictConfig, train: Source) -> Sampler:
+    """Which images an epoch has: a name of SAMPLERS, or a function of the user's own."""
+    said = config.get("sampler") or "instance"
+    if isinstance(said, DictConfig):
+        return function(said, "sampler")
+    if said not in SAMPLERS:
+        raise InputError(f'there is no sampler "{said}"; {nearest(str(said), list(SAMPLERS))}')
+    if said != "instance" and (train.labels is None or not (np.asarray(train.labels) >= 0).any()):
+        raise InputError(f"sampler={said} draws by the labels, and the images have none")
+    return SAMPLERS[said]
 
 
 def _read(node: DictConfig, path: str) -> Data:
@@ -221,10 +246,7 @@ def build_batches(
     if config.grad_cache and config.accumulate == 1:
         raise InputError("grad_cache works on the parts of a batch; say how many by accumulate=...")
     extra = {key: config.data[key] for key in ("resident_bytes", "workers") if key in config.data}
-    labels = config.get("labels") or {}
-    if not isinstance(labels, dict | DictConfig) or set(labels) - {"noise", "file", "key"}:
-        raise InputError(f"labels has the options noise, file and key, not {labels}")
-    train = taught(data.train, **labels)  # for training alone: what is scored keeps the data's labels
+    train = _training(config, data)
     loader = Batches(
         train,
         config.batch_size,
@@ -233,6 +255,7 @@ def build_batches(
         world=world,
         parts=config.accumulate,
         device=device,
+        sampler=_sampler(config, train),
         **extra,
     )
     node = config.recipe

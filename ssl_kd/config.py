@@ -468,7 +468,7 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
     check_whole(config)
     if config.run is not None:
         config.run = str(config.run)  # a folder may be called 3
-    for key in ("path", "root"):  # a run is evaluated from any folder
+    for key in ("path", "root", "train_list", "test_list"):  # a run is evaluated from any folder
         value = config.data.get(key)
         if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):
             config.data[key] = str(Path(value).expanduser().absolute())

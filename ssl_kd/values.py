@@ -99,6 +99,7 @@ SHAPES = {
     "probe.data": text | group | null,
     "health": group,
     "labels": group,
+    "sampler": text | group,
     "tracker_options": group,
 }
 # then what a whole config says,
@@ -110,6 +111,9 @@ VALUES = {
     "batch_size": whole(1),
     "accumulate": whole(1),
     "clip": positive | null,
+    "long_tail": number(1) | null,
+    "labels.draw": whole(0),
+    "labels.only": truth,
     "threads": whole(1, MOST_THREADS) | null,
     "processes": whole(1, MOST_THREADS) | null,
     "log_every": whole(1),

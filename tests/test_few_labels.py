@@ -8,9 +8,9 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
+from ssl_kd.data.draws import amount_name, draw
 from ssl_kd.errors import InputError
 from ssl_kd.probes import Features
-from ssl_kd.probes.draws import amount_name, draw
 from ssl_kd.probes.few_labels import FIXED, PENALTIES, few_labels
 
 

@@ -205,6 +205,40 @@ def test_class_folders_make_labels_and_train_and_val_are_told_apart(tmp_path):
     assert len(folder(tmp_path, 8, limit=2).train) == len(folder(tmp_path, 8, limit=2).train.labels) == 2
 
 
+def test_lists_say_which_images_of_a_folder_there_are_and_their_labels(tmp_path):
+    for name in ("a/1 x.png", "a/2.png", "b/3.png"):
+        save(tmp_path / name)
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("a/1 x.png 1\nb/3.png 0\n\nb/3.png 2\n"), test.write_text("a/2.png 1\n")
+    data = folder(tmp_path, 8, train_list=train, test_list=test)
+    assert data.train.labels.tolist() == [1, 0, 2] and data.test.labels.tolist() == [1]
+    assert data.train.classes == ("0", "1", "2") and (data.train[1] == data.train[2]).all()
+    assert (data.train[0] == folder(tmp_path, 8, labels="none").train[0]).all()
+    train.write_text("a/2.png dog\nb/3.png cat\n")
+    assert folder(tmp_path, 8, train_list=train).train.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a/2.png 1\na/9.png 0\n", "line 2 of .*: there is no image a/9.png in"),
+        ("a/2.png\n", 'line 1 of .* is "a/2.png", not a path and a label, as in a/b.jpg 3'),
+        ("../2.png 0\n", r"\.\./2.png is not below"),
+        ("/etc/passwd 0\n", "/etc/passwd is not below"),
+        ("\n", "names no image"),
+        ("a/2.png 1\na/2.png cat\n", "some labels are numbers and some are names"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_list_that_cannot_be_followed_is_refused(text, says, tmp_path):
+    save(tmp_path / "a/2.png")
+    if text is not None:
+        (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=says) as error:
+        folder(tmp_path, 8, train_list=tmp_path / "list.txt")
+    assert "\n" not in str(error.value)
+
+
 def test_flat_images_have_no_labels_and_one_folder_is_no_class(tmp_path):
     save(tmp_path / "flat/1.png"), save(tmp_path / "flat/2.png"), save(tmp_path / "one/images/1.png")
     for name, n in (("flat", 2), ("one", 1)):

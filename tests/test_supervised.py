@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_kd.data import Arrays, Plain, Supervised, digits
+from ssl_kd.data.draws import draw
 from ssl_kd.errors import InputError
 from ssl_kd.heads import mlp
 from ssl_kd.probes import Features, linear
-from ssl_kd.probes.draws import draw
 from ssl_kd.probes.supervised import finetune, sgd_linear, through_head
 from ssl_kd.streams import generator
 

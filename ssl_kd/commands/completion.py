@@ -15,7 +15,7 @@ from ssl_kd.groups import GROUPS, choices, chosen_file, config_folder
 
 SHELLS = ("bash", "zsh", "fish")
 ASK = "__complete"  # the hidden command that the scripts run
-_PATHS = ("root", "path", "file", "weights", "out", "to", "folder", "test", "config", "run", "data")
+_PATHS = "root path file weights out to folder test train_list test_list config run data".split()
 _DEFAULTS = {"method": "dogo", "data": "digits", "recipe": "simclr", "optim": "adamw"}
 _PEER = (
     "backbone",

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssl_kd.data.sampling import Sampler, instance, one_epoch
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
 from ssl_kd.data.workers import decoding_processes, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.signals import SIGNALS
-from ssl_kd.streams import generator
 
 
 class Batches:
@@ -29,6 +29,7 @@ class Batches:
     parts: that the batch will be split into (accumulation).
     workers: threads that decode a resident source; processes that decode a streamed one, two batches ahead
         each, 0 for none. None: as many as suit the machine (`ssl_kd.data.workers`).
+    sampler: which images an epoch has (`ssl_kd.data.sampling`).
 
     A raw batch: "image" uint8 (b, C, H, W), "label" int64 (b,), -1 for none, and "index" int64 (b,), the
     position in the source, all on `device`; "row" int64 (b,), the position in the global batch, on the CPU,
@@ -47,6 +48,7 @@ class Batches:
         device: torch.device | str = "cpu",
         resident_bytes: int | None = None,
         workers: int | None = None,
+        sampler: Sampler = instance,
     ):
         if batch_size < 1 or batch_size % world:
             raise InputError(f"a batch of {batch_size} images cannot be shared equally by {world} processes")
@@ -59,6 +61,7 @@ class Batches:
         if workers is not None and (not isinstance(workers, int) or workers < 0):
             raise InputError(f"workers must be a whole number from 0 on, not {workers}")
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
+        self.sampler = sampler
         self.device = torch.device(device)
         self.steps_per_epoch = len(source) // batch_size
         # Of every part an equal share, so that a part has the same images whatever `world` is; gathering
@@ -94,8 +97,9 @@ class Batches:
     def _positions(self, start: int) -> Iterator[Tensor]:
         """This process's positions in the source, int64 (b,), for one step after the other."""
         epoch, step = divmod(start, self.steps_per_epoch)
+        labels, count = label_tensor(self.source), self.steps_per_epoch * self.batch_size
         while True:
-            order = torch.randperm(len(self.source), generator=generator(self.seed, "order", epoch))
+            order = one_epoch(self.sampler, labels, count, self.seed, epoch)
             for k in range(step, self.steps_per_epoch):
                 yield order[k * self.batch_size + self.row]
             epoch, step = epoch + 1, 0

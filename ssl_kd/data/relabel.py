@@ -1,7 +1,7 @@
-"""Labels that are not the data's own, for training alone: read from a file, or wrong at random.
+"""Labels that are not the data's own, for training alone: read from a file, wrong at random, or few.
 
-Both belong to the whole train split as it was before a limit or a held-out part: an image has the same label
-whichever of the others are there.
+What a file says and what is wrong belongs to the whole train split as it was before a limit or a held-out
+part: an image has the same label whichever of the others are there.
 """
 
 import csv
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_kd.data.adapt import Recoloured, Subset
+from ssl_kd.data.adapt import Recoloured, Subset, subset
+from ssl_kd.data.draws import Amount, draw
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Encoded, Source
 from ssl_kd.errors import InputError, nearest
@@ -25,29 +26,65 @@ SEED = 0  # of the noise, in every run: a teacher and its student see the same w
 
 
 def taught(
-    source: Source, noise: float | None = None, file: str | Path | None = None, key: str | None = None
+    source: Source,
+    noise: float | None = None,
+    file: str | Path | None = None,
+    key: str | None = None,
+    amount: Amount | None = None,
+    draw: int = 0,
+    only: bool = False,
 ) -> Source:
-    """The source with the labels that training sees; itself, where nothing is asked for.
+    """The images and labels that training sees; the source itself, where nothing is asked for.
 
     noise: the share of wrong ones, of the file's labels where there is a file (see `symmetric`).
     file, key: where labels are (see `read`): one for each image of the whole train split.
+    amount: of how many images the label is kept, a share (0.1) or a number of each class (10). Which ones is
+        a function of the labels and of `draw`, a number, not of the run's seed.
+    only: the images that have a label then are all there is.
     Raises InputError.
     """
     if key is not None and file is None:
         raise InputError(f'labels.key is "{key}", and there is no labels.file to take it from')
-    if file is None and noise in (None, 0):
+    asked = {"noise": noise not in (None, 0), "file": file is not None, "amount": amount is not None}
+    if not (any(asked.values()) or only):
         return source
     if source.labels is None:
-        asked = "labels.noise" if file is None else "labels.file"
-        raise InputError(f"{asked} changes the labels that training sees, and the data has none")
+        first = next((option for option, there in asked.items() if there), "only")
+        raise InputError(f"labels.{first} changes the labels that training sees, and the data has none")
+    if asked["noise"] or asked["file"]:
+        source = relabelled(source, _changed(source, noise, file, key))
+    if amount is not None:
+        source = relabelled(source, _fewer(source, amount, draw))
+    if not only:
+        return source
+    known = np.flatnonzero(np.asarray(source.labels) >= 0)
+    if not len(known):
+        raise InputError("labels.only leaves the labelled images alone, and none has a label")
+    return subset(source, known)
+
+
+def _fewer(source: Source, amount: Amount, number: int) -> np.ndarray:
+    """The labels (N,) of a few images, -1 for the others."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise InputError(f"labels.draw is the number of a draw, from 0 on, not {number}")
+    labels = torch.tensor(source.labels)
+    try:
+        at = draw(labels, len(source.classes), amount, SEED, number)
+    except InputError as error:
+        raise InputError(f"labels.amount: {error}".rstrip(".")) from error
+    return torch.full_like(labels, -1).index_copy(0, at, labels[at]).numpy()
+
+
+def _changed(source: Source, noise: float | None, file: str | Path | None, key: str | None) -> np.ndarray:
+    """The labels (N,) that a file says, some of them wrong."""
     at, count = positions(source)
     labels = np.full(count, -1, dtype=np.int64)
-    labels[at] = source.labels
+    labels[at] = np.asarray(source.labels)
     if file is not None:
         labels = read(file, key, count, len(source.classes))
     if noise not in (None, 0):
         labels = symmetric(labels, len(source.classes), noise, SEED)
-    return relabelled(source, labels[at])
+    return labels[at]
 
 
 def symmetric(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from ssl_kd.data.files import (
     read_npz,
 )
 from ssl_kd.data.labels import Said, number, printable
+from ssl_kd.data.lists import read_list
 from ssl_kd.data.workers import decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
@@ -239,6 +240,8 @@ def folder(
     labels: str = "auto",
     unlabelled: str | None = "unlabelled",
     resident_bytes: int = RESIDENT_BYTES,
+    train_list: str | Path | None = None,
+    test_list: str | Path | None = None,
 ) -> Data:
     """Image files in a folder, at any depth, as RGB squares of `size` pixels.
 
@@ -248,10 +251,22 @@ def folder(
     labels: "auto" takes the first-level folders, if there are two or more, as classes; images that lie flat
         have no labels. "none" never looks at folders.
     unlabelled: the name of a first-level folder whose images have no label, beside those of the classes.
+    train_list, test_list: files that list the images of a part and their labels (`lists.read_list`), in place
+        of what the folders say.
     """
     root = Path(root).expanduser()
     if labels not in ("auto", "none"):
         raise InputError(f'labels must be "auto" or "none", not "{labels}"')
+    options: dict[str, Any] = {"limit": limit, "skip_broken": skip_broken, "resident_bytes": resident_bytes}
+    if train_list is not None:
+        if test is not None:
+            raise InputError(
+                "the images are those of train_list; test_list, not test, names those of the test"
+            )
+        files = [train_list] if test_list is None else [train_list, test_list]
+        return encoded([_listed(root, file) for file in files], size, **options)
+    if test_list is not None:
+        raise InputError("test_list needs a train_list beside it: both have to number the classes alike")
     beside = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
     test_root = root / beside[0] if beside else None
     if test is not None:  # `/` keeps an absolute path as it is
@@ -265,7 +280,12 @@ def folder(
     parts = [train if labelled else replace(train, said=[])]
     if test_root:
         parts.append(_files(test_root, labelled, unlabelled))
-    return encoded(parts, size, limit=limit, skip_broken=skip_broken, resident_bytes=resident_bytes)
+    return encoded(parts, size, **options)
+
+
+def _listed(root: Path, file: str | Path) -> Part:
+    names, said = read_list(root, file)
+    return Part(Paths(root, names), said, str(file))
 
 
 def _files(root: Path, labelled: bool, unlabelled: str | None) -> Part:

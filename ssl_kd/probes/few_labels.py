@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_kd.data.draws import amount_name, draw
 from ssl_kd.errors import InputError
 from ssl_kd.intervals import interval
-from ssl_kd.probes.draws import amount_name, draw
 from ssl_kd.probes.features import Features, labelled
 from ssl_kd.probes.linear import minimise
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ssl_kd.data import Source, in_order
 from ssl_kd.data.adapt import subset
+from ssl_kd.data.draws import Amount, draw
 from ssl_kd.data.loaders import label_tensor
 from ssl_kd.errors import InputError
 from ssl_kd.probes.descent import Augmented, Plain, ToViews, check_settings, descend, labelled_images
-from ssl_kd.probes.draws import Amount, draw
 from ssl_kd.probes.features import Images, embed
 from ssl_kd.streams import generator
 

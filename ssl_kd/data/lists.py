@@ -1,0 +1,39 @@
+"""Which images of a folder there are, and their labels, by a text file, as those of ImageNet-LT."""
+
+import re
+from pathlib import Path
+
+from ssl_kd.data.labels import printable
+from ssl_kd.errors import InputError
+
+
+def read_list(root: Path, file: str | Path) -> tuple[list[str], list[int | str]]:
+    """Names of images and what is said of each: `file` has on each line a path below `root` and a label.
+
+    A label is a number, or a name without spaces. An image may be listed several times. Raises InputError
+    for a line that is otherwise, and names the first image that is not there.
+    """
+    place = Path(file).expanduser()
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the list {place} cannot be read ({error.__class__.__name__})") from error
+    names: list[str] = []
+    said: list[int | str] = []
+    for count, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        name = name.strip()
+        if not name:
+            shown = printable(line.strip()[:60])
+            raise InputError(f'line {count} of {place} is "{shown}", not a path and a label, as in a/b.jpg 3')
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"line {count} of {place}: {printable(name)} is not below {root}")
+        if not (root / name).is_file():
+            raise InputError(f"line {count} of {place}: there is no image {printable(name)} in {root}")
+        names.append(name)
+        said.append(int(label) if re.fullmatch(r"[0-9]{1,18}", label) else label)
+    if not names:
+        raise InputError(f"the list {place} names no image")
+    return names, said
