@@ -178,7 +178,8 @@ def build_cohort(
             torch.manual_seed(seed_of(config.seed, "weights", str(name)))
             peers[str(name)] = build_peer(str(name), node, surroundings)
         if node.get("weights") and sources:
-            start_from(peers[str(name)], str(name), node.weights, whole=bool(node.get("frozen")))
+            cut = node.cut.of if node.get("cut") else ""
+            start_from(peers[str(name)], str(name), node.weights, bool(node.get("frozen")), cut)
         if node.get("frozen"):
             frozen.append(str(name))
         if node.get("follow"):

@@ -20,6 +20,7 @@ from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, 
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import GROUPS, choices, chosen_file, folders
 from ssl_kd.groups import config_folder as config_folder
+from ssl_kd.lineage import inherit
 from ssl_kd.options_file import FILE, said_in
 from ssl_kd.pretexts import Pretexts
 from ssl_kd.values import SHAPES, check, check_whole
@@ -37,6 +38,7 @@ PEER_KEYS = (
     "weights",
     "optim",
     "cache",
+    "cut",
     "pretext",
 )
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
@@ -112,6 +114,7 @@ def _compose(words: Sequence[str]) -> DictConfig:
         of_backbone = item.key.count(".") == 1 and isinstance(item.value, str)
         _assign(config, item._replace(key=f"{item.key}.backbone") if of_backbone else item)
     check(config, SHAPES)
+    inherit(config.peers)
     everyone, having = pretexts.add(config.peers, config.pop("others"), separate)
     del config.pretext
     for item in (item for item in later if item not in users):
@@ -440,7 +443,9 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
                 raise InputError(
                     f'"peers.{name}.{key}" is not an option; {nearest(str(key), list(PEER_KEYS))}'
                 )
-        if "backbone" not in peer:
+        if peer.get("backbone") is None and OmegaConf.is_missing(peer, "weights"):
+            raise InputError(f"peers.{name}.weights is needed; give it as peers.{name}.weights=...")
+        if peer.get("backbone") is None:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
         config.peers[name] = described(peer)
         architecture.settle(config.peers[name], str(name))

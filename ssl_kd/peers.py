@@ -19,6 +19,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ssl_kd.backbones.cut import through_head
 from ssl_kd.cohort import Outputs
 from ssl_kd.encoder import Encoder, Head
 from ssl_kd.errors import InputError
@@ -26,7 +27,7 @@ from ssl_kd.probes.features import evaluating
 from ssl_kd.registry import function, make, target
 
 # What a peer says beside the arguments of its constructor.
-BESIDE = ("frozen", "follow", "lr_scale", "weights", "optim", "cache")
+BESIDE = ("frozen", "follow", "lr_scale", "weights", "optim", "cache", "cut")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def build_peer(name: str, node: DictConfig, around: Surroundings) -> nn.Module:
         backbone = make(node.backbone, **around.fill(node.backbone, f"{path}.backbone", sees=sees))
     except TypeError as error:  # an option of a network whose constructor takes anything
         raise InputError(f"{path}.backbone: {' '.join(str(error).split())}") from error
+    if node.get("cut"):
+        head = _head(node.cut.head, "embedding", {}, backbone, around, f"{path}.cut.head")
+        try:
+            backbone = through_head(backbone, head, node.cut.layers)
+        except InputError as error:
+            raise InputError(f"{path}.cut: {error}") from error
     channels: dict[str, int] = getattr(backbone, "stage_channels", {})
     stages = _stages(node.get("stages") or {}, channels, name)
     heads: dict[str, Head] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssl_kd.backbones.cut import through_head
 from ssl_kd.build import build_batches, check_options, read_data
 from ssl_kd.config import compose
 from ssl_kd.data import Data, Supervised
@@ -24,7 +25,7 @@ from ssl_kd.monitor import figures
 from ssl_kd.probes import Features, linear
 from ssl_kd.probes.few_labels import few_labels
 from ssl_kd.probes.robustness import robustness
-from ssl_kd.probes.supervised import finetune, sgd_linear, through_head
+from ssl_kd.probes.supervised import finetune, sgd_linear
 
 UNLABELLED = ("health",)  # probes that need no labels
 
@@ -174,7 +175,7 @@ def fine(
         if head not in peer.heads:
             has = ", ".join(peer.heads) or "none"
             raise InputError(f'there is no head "{head}"; the heads are: {has}')
-        return through_head(peer.backbone, peer.heads[head], layers)  # type: ignore[arg-type]
+        return through_head(peer.backbone, peer.heads[head], layers)
 
     def score(peer: Encoder) -> dict[str, Any]:
         trained = finetune(

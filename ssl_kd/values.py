@@ -133,6 +133,7 @@ VALUES = {
     "peers.*.frozen": truth,
     "peers.*.cache": truth,
     "peers.*.lr_scale": number(0),
+    "peers.*.cut": whole(0) | group | null,
     "peers.*.follow": group | null,
     "peers.*.follow.leader": text,
     "peers.*.follow.momentum": number(0, 1) | group,

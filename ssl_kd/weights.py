@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_kd.architecture import weights_file
-from ssl_kd.cast import learners
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.lineage import chosen
 from ssl_kd.run import Run
 from ssl_kd.saved import read_config
 
@@ -25,7 +25,9 @@ _OWNERS = ("", "backbone.", "backbone.net.", "backbone.net.model.")
 _CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear", "linear")
 
 
-def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool = False) -> None:
+def start_from(
+    peer: nn.Module, name: str, source: str | DictConfig, whole: bool = False, cut: str = ""
+) -> None:
     """Puts weights into `peer`: those of its backbone, and of heads that both have.
 
     source: a run folder, whose only learning peer is taken, or of several the one called `name`; or
@@ -34,6 +36,7 @@ def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool
     timm's own model for a name of timm's. Its classifier is left out: our networks end before it.
     A network of Hugging Face reads the names of its library, and a folder of `save_pretrained`, too.
     whole: heads that the source has not are refused: one that never learns would say nothing.
+    cut: the head of the source whose first layers the backbone goes on through; "" for none.
     Raises InputError for what is not there, for what would have to be executed, and for another network.
     """
     where, own = f"peers.{name}.weights", peer.state_dict()
@@ -45,6 +48,8 @@ def start_from(peer: nn.Module, name: str, source: str | DictConfig, whole: bool
         theirs = {owner + key: value for key, value in found.items() if not _classifies(key, own, owner)}
     else:
         theirs, what, owner = *_of_run(source, name, where), ""
+        if cut and not any(key.startswith("backbone.backbone.") for key in theirs):
+            theirs = _through(theirs, cut, own)
     both = _heads(own) & _heads(theirs)
     if whole and _heads(own) - both:
         head = min(_heads(own) - both)
@@ -86,14 +91,18 @@ def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, 
     if odd:
         raise InputError(f'{where}: {folder} has a checkpoint of something else, with "{odd[0]}"')
     peers = sorted({key.split(".")[1] for key in saved})
-    learned = [peer for peer in learners(config.peers) if peer in peers]
-    taken = wanted or (
-        learned[0] if len(learned) == 1 else name if name in peers or len(peers) > 1 else peers[0]
-    )
+    taken = chosen(config, peers, wanted, name)
     if taken not in peers:
         raise InputError(f'{where}: {folder} has no peer "{taken}"; {nearest(taken, peers)}')
     theirs = {key.split(".", 2)[2]: value for key, value in saved.items() if key.split(".")[1] == taken}
     return theirs, f'"{taken}" of {folder}'
+
+
+def _through(theirs: Mapping[str, Tensor], head: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a peer is called that goes on through a head, for one that does not: the layers that `own` has."""
+    found = {f"backbone.{key}": value for key, value in theirs.items() if key.startswith("backbone.")}
+    layers = {key.replace(f"heads.{head}.", "backbone.head.", 1): value for key, value in theirs.items()}
+    return found | {key: value for key, value in layers.items() if key in own and key not in found}
 
 
 def _of_file(path: Path, where: str) -> dict[str, Tensor]:

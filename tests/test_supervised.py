@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl_kd.backbones.cut import through_head
 from ssl_kd.data import Arrays, Plain, Supervised, digits
 from ssl_kd.data.draws import draw
 from ssl_kd.errors import InputError
 from ssl_kd.heads import mlp
 from ssl_kd.probes import Features, linear
-from ssl_kd.probes.supervised import finetune, sgd_linear, through_head
+from ssl_kd.probes.supervised import finetune, sgd_linear
 from ssl_kd.streams import generator
 
 PLAIN = Plain(8)
@@ -321,8 +322,8 @@ def test_a_constant_column_and_a_pixel_that_only_a_shift_lights_do_no_harm():
 def test_layers_of_a_head_are_linear_layers_with_what_follows_them():
     backbone, head = nn.Flatten(), mlp(64, out=16, hidden=32, layers=3)
     one = through_head(backbone, head, 1)
-    assert [type(part) for part in one] == [nn.Flatten, nn.Linear, nn.BatchNorm1d, nn.ReLU]
-    assert one[1] is head[0]
+    assert [type(part) for part in one.head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert one.backbone is backbone and one.head[0] is head[0] and one.width == 32
     images = torch.rand(5, 1, 8, 8)
     for layers, width in ((0, 64), (1, 32), (2, 32), (3, 16)):
         assert through_head(backbone, head, layers).eval()(images).shape == (5, width)
@@ -332,7 +333,7 @@ def test_layers_of_a_head_are_linear_layers_with_what_follows_them():
 
 def test_a_norm_after_the_last_layer_belongs_to_it():
     head = mlp(64, layers=2, last_norm=True)
-    assert isinstance(through_head(nn.Flatten(), head, 2)[-1], nn.BatchNorm1d)
+    assert isinstance(through_head(nn.Flatten(), head, 2).head[-1], nn.BatchNorm1d)
 
 
 @pytest.mark.parametrize("layers", [-1, 4])

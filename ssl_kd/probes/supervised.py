@@ -106,8 +106,8 @@ def finetune(
 ) -> Trained:
     """A copy of the network with a classifier on top, all of it trained on labelled images.
 
-    network: (N, C, H, W) -> (N, D), a backbone, or with layers of its head: see `through_head`. It stays as
-        it is; the copy trains in train mode, whatever was frozen before. The classifier starts at zero.
+    network: (N, C, H, W) -> (N, D), a backbone, or with layers of its head: see `cut.through_head`. It stays
+        as it is; the copy trains in train mode, whatever was frozen before. The classifier starts at zero.
     recipe: weak views for training. plain: for the test split.
     labels: a share of the labelled train images (0.1), or a number of each class (10), those that the first
         draw of `few_labels` takes with this seed; None for all.
@@ -132,24 +132,6 @@ def finetune(
     kept = _finite(history[:, 0], peak)
     logits, known = embed(model, in_order(test, batch_size), plain, device)
     return Trained(_correct(logits, known), None, peak, kept)
-
-
-def through_head(backbone: nn.Module, head: nn.Sequential, layers: int) -> nn.Module:
-    """The backbone and the first `layers` Linear layers of its head, each with what follows it.
-
-    What follows a Linear is all before the next one (batch norm, ReLU); 0 layers is the backbone alone.
-    The modules are the given ones, not copies. Raises InputError where the head has fewer layers.
-    Source: Chen et al. 2020 (SimCLRv2), who fine-tune from the first layer of a head of three.
-    """
-    at = [place for place, part in enumerate(head) if isinstance(part, nn.Linear)]
-    if not 0 <= layers <= len(at):
-        raise InputError(
-            f"the head has {len(at)} linear layers, so the layer to take is 0 to {len(at)}, not {layers}."
-        )
-    if layers == 0:
-        return backbone
-    end = at[layers] if layers < len(at) else len(head)
-    return nn.Sequential(backbone, *head[:end])
 
 
 def _classifier(width: int, classes: int, device: torch.device | str) -> nn.Linear:
