@@ -31,7 +31,11 @@ SHORT = [
     "threads=1",
     "probe.every=0",
 ]
-FEW = ["data.limit=200", "batch_size=100"]  # of which ten of each class can be drawn
+# Pages on few labels: of so many images ten of each class can be drawn.
+MORE = {
+    "docs/tutorials/few-labels.md": ["data.limit=200", "batch_size=100"],
+    "docs/tutorials/stages.md": ["data.limit=200"],
+}
 BRIEF = {"linear_sgd": ["epochs=1"], "finetune": ["epochs=1"], "robustness": ["limit=20", "severities=[1]"]}
 ELSEWHERE = ("pip install", "-m venv", "source ", "#SBATCH", "srun ", "scontrol ", "ssh ")
 NEWER = ("format=onnx", "shared_out.py") if OLD_TORCH else ()  # what the oldest torch cannot
@@ -67,7 +71,7 @@ def run(page: str) -> Iterator[str]:
                 exec(compile(text, page, "exec"), {"__name__": "page"})
             elif language == "bash":
                 for words in commands(text):
-                    _type(words, [*SHORT, *FEW] if "few-labels" in page else SHORT)
+                    _type(words, [*SHORT, *MORE.get(page, ())])
         except Exception as error:
             yield f"{page}:{line}: {type(error).__name__}: {error}"
 

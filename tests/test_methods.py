@@ -102,6 +102,7 @@ def small(words: list[str], teacher: Path) -> list[str]:
             more += [f"peers.{name}.backbone={SMALL}"] if plain or "_target_" not in peer else []
             given = plain or not OmegaConf.is_missing(peer, "weights")
             more += [] if given else [f"peers.{name}.weights={teacher}"]
+            more += [] if plain or "cut" not in peer else [f"peers.{name}.cut=0"]
     else:
         more = [TWO]
     if "method=ssl_kd" in words and any("teacher" in word for word in words):
@@ -328,7 +329,7 @@ def test_a_student_learns_from_a_teacher_that_is_a_finished_run(tmp_path, accele
 def test_distillation_without_labels_is_the_teachers_formula_alone(words, formula, tmp_path, accelerator):
     finished(tmp_path / "run")
     made = built(*KD, f"peers.teacher.weights={tmp_path}/run", *words, dtype=torch.float64)
-    assert [link.name for link in made.links] == ["kl"]
+    assert [link.name for link in made.links] == ["kl/student"]
     said = made.cohort(made.batches[0])
     s, t = (said[name]["logits"][0].detach() for name in ("student", "teacher"))
     assert once(made, accelerator).loss.item() == pytest.approx(formula(s, t).item(), rel=1e-10)

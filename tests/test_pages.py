@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from ssl_kd import cli
-from tests.pages import FEW, SHORT, pages, run
+from tests.pages import MORE, SHORT, pages, run
 
 # Runs that a page speaks of as already there: page -> name -> words of the training.
 PAIR = "peers={small: resnet8, other: resnet8}"
 PHOTOS = ["data=folder", "data.root=photos", "data.size=64"]
 THERE = {
     "README.md": {
-        "a": ["method=dogo", *FEW],
+        "a": ["method=dogo", *MORE["docs/tutorials/few-labels.md"]],
         "pair": ["method=dogo", PAIR],
         "resnet56": ["method=simclr", "peers=[resnet56]"],
         "photos": ["method=dogo", "peers={mobile: mobilenetv3_small_100, resnet18: resnet18}", *PHOTOS],

@@ -30,7 +30,14 @@ objective, a picture of the cohort and the whole file. `ssl-kd show method=NAME`
 options.
 """
 # What a method cannot be drawn without.
-NEEDED = {"kd": ["peers.teacher.weights=runs/teacher"]}
+NEEDED = {
+    "kd": ["peers.teacher.backbone=wrn-16-4", "peers.teacher.weights=runs/teacher"],
+    "finetune": [
+        "peers.network.backbone=resnet20",
+        "peers.network.weights=runs/pretrained",
+        "peers.network.cut=0",
+    ],
+}
 
 
 def on_files(files: Files, config: Any) -> Files:
