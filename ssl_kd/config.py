@@ -447,6 +447,9 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
             raise InputError(f"peers.{name}.weights is needed; give it as peers.{name}.weights=...")
         if peer.get("backbone") is None:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
+        heads = peer.get("heads")
+        for head in [head for head in heads if heads[head] is None] if isinstance(heads, DictConfig) else []:
+            del heads[head]  # as ~peers.NAME.heads.HEAD, in a method
         config.peers[name] = described(peer)
         architecture.settle(config.peers[name], str(name))
         _anywhere(config.peers[name])

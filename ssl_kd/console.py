@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from ssl_kd.saved import SINGLES
+
 PLAIN_LINES = 10  # of progress, where there is no terminal
 MANY_TERMS = 4  # that one line can show
 
@@ -97,7 +99,7 @@ def score_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title=f"accuracy on {summary.get('scored_on', 'the test split')}, %", title_justify="left")
     table.add_column("network")
     table.add_column("parameters", justify="right")
-    singles = {key: name for key, name in (("linear", "linear"), ("top1", "top-1")) if key in first}
+    singles = {key: name for key, name in SINGLES.items() if any(key in peer for peer in peers.values())}
     for head in [*(f"kNN {k}" for k in ks), *singles.values()]:
         table.add_column(head, justify="right")
 
@@ -119,6 +121,8 @@ def score_table(summary: Mapping[str, Any]) -> Table:
 
 def deploy(peers: Mapping[str, Any]) -> str:
     """Which peer to use. Chosen on the held-out tenth of the train split: the test split selects nothing."""
+    if not peers:
+        return "no network that learned embeds images by itself"
     if len(peers) == 1:
         return f"deploy {next(iter(peers))}, the only peer"
     judged = {name: scores for name, scores in peers.items() if scores.get("linear_held_out") is not None}

@@ -113,7 +113,9 @@ class Evaluator:
         """{"peers": scores of every peer that embeds images, "ensemble": of those that learn, where several}.
 
         Scores are {"knn": {k: accuracy}, "linear": accuracy, ...}; "top1" is the accuracy of the peer's own
-        classifier, where it has one (see `classifiers`). The ensemble is the mean of the peers' predictions.
+        classifier, where it has one (see `classifiers`), "top1_few", "top1_medium" and "top1_many" those of
+        groups of classes, where there are several (see `class_groups`). The ensemble is the mean of the
+        peers' predictions.
         """
         peers: dict[str, dict[str, Any]] = {}
         learn: list[tuple[Features, Linear | None]] = []
@@ -125,7 +127,7 @@ class Evaluator:
             features = self.features(network(cohort, name))
             peers[name], fitted = self.score(features, probes)
             if name in heads:
-                peers[name]["top1"] = self._top1(network(cohort, name, heads[name]))
+                peers[name] |= self._top1(network(cohort, name, heads[name]))
             if name in cohort.trainable and not peer.sees:
                 learn.append((features, fitted))
         found: dict[str, Any] = {"peers": peers}
@@ -213,11 +215,33 @@ class Evaluator:
             scores["linear"] = ensemble(fitted, [each.test for each in features], features[0].test_labels)
         return scores
 
-    def _top1(self, network: Callable[[Tensor], Tensor]) -> float:
+    def _top1(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
         batches = in_order(self.data.scored.test, self.config.probe.batch_size)  # type: ignore[arg-type]
         logits, labels = embed(network, batches, self.plain, self.device)
         known = labels >= 0
-        return float((logits.argmax(1) == labels)[known].double().mean())
+        right, labels = (logits.argmax(1) == labels)[known].double(), labels[known]
+        found = {"top1": float(right.mean())}
+        for group, classes in class_groups(
+            self.data.train, self.config.probe.get("groups") or (20, 100)
+        ).items():
+            of_group = torch.isin(labels, torch.tensor(classes))
+            found |= {f"top1_{group}": float(right[of_group].mean())} if of_group.any() else {}
+        return found
+
+
+def class_groups(train: Source, bounds: Sequence[int]) -> dict[str, list[int]]:
+    """Classes by their number of train images: few, below the first bound; many, above the second; medium.
+
+    {} where all are of one group. Source: Liu et al. 2019 (OLTR), with bounds of 20 and 100.
+    """
+    labels = np.asarray(train.labels)
+    counts = np.bincount(labels[labels >= 0], minlength=len(train.classes))
+    least, most = bounds
+    found: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
+    for index, count in enumerate(counts):
+        found["few" if count < least else "many" if count > most else "medium"].append(index)
+    kept = {group: classes for group, classes in found.items() if classes}
+    return kept if len(kept) > 1 else {}
 
 
 def parameters(peer: nn.Module) -> int:

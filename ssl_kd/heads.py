@@ -39,6 +39,24 @@ def mlp(
     return nn.Sequential(*parts)
 
 
+class CosineClassifier(nn.Module):
+    """Scores of the classes: `scale` times the cosine of a row with the direction of each class; no bias.
+
+    (N, in_features) -> (N, out_features). Which class is frequent then lies in no length and no bias.
+    Source: Iscen et al. 2021 (Class-balanced distillation), whose scale of 20 is fixed.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 20.0) -> None:
+        super().__init__()
+        if out_features < 1:
+            raise InputError(f"a classifier needs out_features of at least 1, not {out_features}")
+        self.scale, self.out_features = scale, out_features
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(out_features, in_features)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.scale * products(unit(rows), unit(self.weight))
+
+
 class Prototypes(nn.Module):
     """Scores of a row against `out` learned directions: cosines, since both have length 1.
 

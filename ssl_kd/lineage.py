@@ -79,6 +79,8 @@ def _take(peer: DictConfig, name: str) -> None:
     found = OmegaConf.create({"backbone": theirs.backbone})
     if "cut" in theirs:
         found.cut = theirs.cut
+    if peer.get("frozen"):  # what it says it has learned to say
+        found.heads = _named(theirs.get("heads") or {}, peer.get("heads") or {})
     if "cut" in peer:
         if "cut" in theirs:
             raise InputError(f'{where}.cut: "{taken}" of {folder} is cut already')
@@ -88,6 +90,15 @@ def _take(peer: DictConfig, name: str) -> None:
     check_names(found, str(folder))
     for key, value in found.items():
         peer[key] = value
+
+
+def _named(theirs: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The heads that are asked for, and those that they read, in their order."""
+    kept = {str(name) for name in asked if name in theirs}
+    for name in reversed([str(name) for name in theirs]):
+        if name in kept:
+            kept.add(str(theirs[name].get("reads", "embedding")))
+    return {str(name): node for name, node in theirs.items() if name in kept}
 
 
 def _layers(cut: Any, theirs: DictConfig, where: str, whose: str) -> dict[str, Any]:

@@ -102,7 +102,15 @@ def read_scores(path: Path) -> dict[str, Any]:
 _SCORED = ("peers", "ensemble", "baselines", "macs", "training_macs", "health")
 _NUMBERS = ("steps", "step", "checkpoint_step", "seconds", "images_per_second")
 _GROUPS = ("knn", "few_labels", "robustness", "linear_sgd", "finetune", "transfer", "pixels", "untrained")
-_SINGLE = ("linear", "top1", "parameters")
+# Accuracies that are one number, and what people call them; groups of classes by their train images.
+SINGLES = {
+    "linear": "linear",
+    "top1": "top-1",
+    "top1_many": "top-1, many",
+    "top1_medium": "top-1, medium",
+    "top1_few": "top-1, few",
+}
+_SINGLE = (*SINGLES, "parameters")
 
 
 def _odd(node: Any, path: str, nested: int) -> Iterator[str]:

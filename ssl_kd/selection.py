@@ -98,8 +98,9 @@ def summary(
     networks = {
         name: peer
         for name, peer in cohort.peers.items()
-        if parameters(peer) and (isinstance(peer, Encoder) or not getattr(peer, "reads", ()))
-    }  # neither a queue nor what only decodes what others say
+        if any(True for _ in peer.parameters())
+        and (isinstance(peer, Encoder) or (parameters(peer) and not getattr(peer, "reads", ())))
+    }  # neither a queue nor what only decodes what others say, nor what only puts that side by side
     sizes = {
         name: sum(parameters(cohort.peers[other]) for other in needed(cohort, name)) for name in networks
     }  # what reads others is not to be had without them

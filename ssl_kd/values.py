@@ -75,6 +75,10 @@ counts = Kind(
     "a list of whole numbers, at least 1, as in [1,20]",
     lambda value: isinstance(value, list) and bool(value) and all(map(whole(1).holds, value)),
 )
+bounds = Kind(
+    "two whole numbers, the smaller first, as in [20,100]",
+    lambda value: counts.holds(value) and len(value) == 2 and value[0] <= value[1],
+)
 path = Kind("a place, as in runs/a", text.holds)
 word = Kind('a name without "/"', lambda value: text.holds(value) and not re.search(r"[/\\\0]", value))
 
@@ -121,6 +125,7 @@ VALUES = {
     "keep": whole(1),
     "probe.every": whole(0),
     "probe.knn": counts,
+    "probe.groups": bounds,
     "probe.temperature": positive,
     "probe.batch_size": whole(1),
     "tracker": text | texts | null,

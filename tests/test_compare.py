@@ -328,7 +328,7 @@ def test_a_fusion_is_not_compared_and_the_parts_of_a_method_are_no_other_option(
 
 
 def test_a_cached_teacher_costs_one_pass_over_the_images(tmp_path):
-    plain = ("method=kd", "peers.teacher.weights=null", "recipe=plain")
+    plain = ("method=kd", "peers.teacher.backbone=wrn-16-4", "peers.teacher.weights=null", "recipe=plain")
     costs = []
     for name, more in (("run", ()), ("kept", ("peers.teacher.cache=true",))):
         folder = write(tmp_path / f"{name}-0", (*plain, *more), 0, 0.8)

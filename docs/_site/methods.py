@@ -22,6 +22,8 @@ TITLES = {
     "ssl_kd": "Peers, exits and fusion: ssl_kd",
     "dogo_mixed": "DoGo between SimCLR and SimSiam",
     "rotation": "Rotation",
+    "finetune": "Fine-tuning",
+    "retrain": "Classifier retraining",
     "supervised": "Supervised",
 }
 INTRODUCTION = """\
@@ -32,6 +34,8 @@ options.
 # What a method cannot be drawn without.
 NEEDED = {
     "kd": ["peers.teacher.backbone=wrn-16-4", "peers.teacher.weights=runs/teacher"],
+    "cbd": ["peers.teacher.backbone=resnet20", "peers.teacher.weights=runs/teacher"],
+    "retrain": ["peers.network.backbone=resnet20", "peers.network.weights=runs/teacher"],
     "finetune": [
         "peers.network.backbone=resnet20",
         "peers.network.weights=runs/pretrained",

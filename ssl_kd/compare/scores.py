@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_kd.compare.runs import Entry
+from ssl_kd.saved import SINGLES
 
 ENSEMBLE = "ensemble"  # the name under which a cohort's joint prediction is compared
 
@@ -11,7 +12,7 @@ ENSEMBLE = "ensemble"  # the name under which a cohort's joint prediction is com
 def scores(peer: Mapping[str, Any]) -> dict[str, float]:
     """The accuracies of one peer's (or the ensemble's) entry of summary.json, flat: "knn20", "linear", ..."""
     found = {f"knn{k}": value for k, value in (peer.get("knn") or {}).items()}
-    found |= {name: peer[name] for name in ("linear", "top1") if name in peer}
+    found |= {name: peer[name] for name in SINGLES if name in peer}
     for amount, value in (peer.get("few_labels") or {}).items():
         found[f"few_labels {amount}"] = value.get("mean") if isinstance(value, Mapping) else value
     found["robustness"] = (peer.get("robustness") or {}).get("mean")

@@ -10,6 +10,7 @@ from ssl_kd.compare.differences import Comparison, Difference
 from ssl_kd.compare.groups import Group
 from ssl_kd.compare.notes import equal_compute
 from ssl_kd.compare.scores import scored
+from ssl_kd.saved import SINGLES
 
 HEADLINES = ("knn20", "linear")  # named beforehand, so that nobody picks the best of many
 CHANCE = 0.05  # of an interval that leaves out 0 where there is no difference
@@ -26,7 +27,7 @@ def label(score: str) -> str:
     kind, _, amount = score.partition(" ")
     if kind == "few_labels":
         return f"{amount} labels" if amount.endswith("%") else amount
-    return f"kNN {score[3:]}" if score.startswith("knn") else {"top1": "top-1"}.get(score, score)
+    return f"kNN {score[3:]}" if score.startswith("knn") else SINGLES.get(score, score)
 
 
 def table(comparison: Comparison, shown: Sequence[str] | None = None) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 from ssl_kd.evaluate import scored_on
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.markdown import fence, table, text
-from ssl_kd.saved import command, read_json, read_scores
+from ssl_kd.saved import SINGLES, command, read_json, read_scores
 
 RULES = {
     "last": "the last one",
@@ -147,5 +147,5 @@ def _backbone(node: Any) -> str:
 
 def _flat(scores: Mapping[str, Any]) -> dict[str, float]:
     found = {f"kNN {k}": value for k, value in (scores.get("knn") or {}).items()}
-    found |= {name: scores[key] for key, name in (("linear", "linear"), ("top1", "top-1")) if key in scores}
+    found |= {name: scores[key] for key, name in SINGLES.items() if key in scores}
     return {key: value for key, value in found.items() if value is not None}

@@ -3,13 +3,21 @@
 from ssl_kd.losses.classification import cross_entropy, which_view
 from ssl_kd.losses.contrastive import dcl, info_nce, negative_cosine, nt_xent, sup_con
 from ssl_kd.losses.distillation import dino, kl, mse, not_true_kl, similarity_kl
-from ssl_kd.losses.features import attention, attention_distance, diversity, feature_distance, shifted
+from ssl_kd.losses.features import (
+    attention,
+    attention_distance,
+    cosine_distance,
+    diversity,
+    feature_distance,
+    shifted,
+)
 from ssl_kd.losses.redundancy import barlow_twins, vicreg
 
 __all__ = [
     "attention",
     "attention_distance",
     "barlow_twins",
+    "cosine_distance",
     "cross_entropy",
     "dcl",
     "dino",

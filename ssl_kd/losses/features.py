@@ -28,6 +28,15 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (unit(student.flatten(-3)) - unit(teacher.flatten(-3))).square().mean()
 
 
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cos of each row with the teacher's, mean over all rows.
+
+    student, teacher: (..., D), equal shapes. Source: Iscen et al. 2021 (Class-balanced distillation), L_FD.
+    """
+    check_shapes("the cosine distance", student, teacher)
+    return 1 - (unit(student) * unit(teacher)).sum(-1).mean()
+
+
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of two attentions, each sample at length 1, mean over all elements.
 
