@@ -5,7 +5,7 @@ goes on through the first layer of the projection head. In the config of the new
 be read when the earlier one is gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.cast import learners
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.saved import read_config
+from ssl_kd.saved import read_config, read_json
 
 UNKNOWN = "ssl_kd.lineage.unknown"  # the backbone of a peer whose run is not there yet
 
@@ -52,6 +52,22 @@ def chosen(config: DictConfig, peers: list[str], wanted: str | None, name: str) 
     return wanted or (
         learned[0] if len(learned) == 1 else name if name in peers or len(peers) > 1 else peers[0]
     )
+
+
+def check_classes(name: str, weights: Any, classes: Sequence[str]) -> None:
+    """Refuses, as the teacher of a student's classes, a network that learned others. Raises InputError."""
+    folder = Path(str(weights if isinstance(weights, str) else weights.run)).expanduser()
+    if not (folder / "data.json").is_file():
+        return
+    theirs = (read_json(folder / "data.json").get("train") or {}).get("classes") or []
+    if theirs and list(map(str, theirs)) != list(classes):
+        there, here = (
+            ", ".join(map(str, [*some[:3], "..."][: len(some) + 1])) for some in (theirs, list(classes))
+        )
+        raise InputError(
+            f"peers.{name}.weights: {folder} knows {len(theirs)} classes ({there}), and the data has "
+            f"{len(classes)} ({here}): a student of its logits needs the same"
+        )
 
 
 def unknown(run: str) -> None:

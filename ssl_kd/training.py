@@ -34,8 +34,9 @@ from ssl_kd.data.parts import join
 from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
-from ssl_kd.evaluate import PROBES, Evaluator
+from ssl_kd.evaluate import PROBES, Evaluator, classifiers
 from ssl_kd.launch import launched
+from ssl_kd.lineage import check_classes, is_run
 from ssl_kd.machine import (
     compile_networks,
     full_convolutions,
@@ -143,8 +144,11 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
     batches, per_epoch = build_batches(
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
-    terms = build_terms(config)
-    own = build_cohort(config, data.train.shape, terms, sources=not _folder(config).self_contained)
+    terms, fresh = build_terms(config), not _folder(config).self_contained
+    for name in classifiers(config) if fresh else ():
+        if config.peers[name].get("frozen") and is_run(config.peers[name].get("weights")):
+            check_classes(name, config.peers[name].weights, data.train.classes)
+    own = build_cohort(config, data.train.shape, terms, sources=fresh)
     if accelerator.num_processes > 1:
         global_batch_norm(own)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":

@@ -18,6 +18,7 @@ from ssl_kd.errors import InputError, nearest
 from ssl_kd.lineage import chosen
 from ssl_kd.run import Run
 from ssl_kd.saved import read_config
+from ssl_kd.status import read as read_status
 
 FILES = (".safetensors", ".pt", ".pth")
 # What a state dict may be of: the peer itself, its backbone, the network in that, timm's model in that.
@@ -31,7 +32,7 @@ def start_from(
     """Puts weights into `peer`: those of its backbone, and of heads that both have.
 
     source: a run folder, whose only learning peer is taken, or of several the one called `name`; or
-        {run: folder, peer: name};
+        {run: folder, peer: name}, with unfinished: true one that has not come to its end;
     or a file (FILES) with the state dict of the peer, of its backbone, or of the network in that, which is
     timm's own model for a name of timm's. Its classifier is left out: our networks end before it.
     A network of Hugging Face reads the names of its library, and a folder of `save_pretrained`, too.
@@ -72,7 +73,11 @@ def start_from(
 def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, Tensor], str]:
     """The weights of a peer of a run, and what to call it."""
     node = {"run": source} if isinstance(source, str) else source
-    if not isinstance(node, dict | DictConfig) or "run" not in node or set(node) - {"run", "peer"}:
+    if (
+        not isinstance(node, dict | DictConfig)
+        or "run" not in node
+        or set(node) - {"run", "peer", "unfinished"}
+    ):
         raise InputError(
             f"{where} is a run folder, or {{run: folder, peer: name}}, or a file ({', '.join(FILES)}), "
             f"not {source}"
@@ -83,6 +88,12 @@ def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, 
         config = read_config(run.folder)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    state = (read_status(run.folder) or {}).get("state", "done")
+    if state != "done" and not node.get("unfinished"):
+        raise InputError(
+            f"{where}: {folder} is not finished (it is {state}); its own command continues it, and "
+            f"{where}={{run: {folder}, unfinished: true}} takes it as it is"
+        )
     place = run.chosen if config.probe.get("select", "last") != "last" else run.checkpoint
     if place is None:
         raise InputError(f"{where}: {folder} has no checkpoint")

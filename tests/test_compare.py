@@ -226,6 +226,16 @@ def test_runs_that_each_read_the_teacher_of_their_own_seed_are_one_group(tmp_pat
         compare(folders)
 
 
+def test_runs_that_each_have_the_labels_of_their_own_seed_are_one_group(tmp_path):
+    folders = [*solo(tmp_path), *pair(tmp_path)]
+    for seed, folder in enumerate(folders[3:]):
+        change(folder, labels__draw=seed)
+    assert [len(group.runs) for group in compare(folders).groups] == [3, 3]
+    change(folders[4], labels__draw=5)
+    with pytest.raises(InputError, match="but differ in labels.draw: 0 there, 5 here"):
+        compare(folders)
+
+
 @pytest.mark.parametrize(
     ("folders", "name"),
     [

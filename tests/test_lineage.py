@@ -1,5 +1,6 @@
 """A peer that goes on from an earlier run, with the network of that, and with layers of its head."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -134,3 +135,30 @@ def test_a_run_may_not_name_what_would_be_executed(runs, tmp_path, capsys):
     config.write_text(config.read_text().replace("ssl_kd.heads.mlp", "os.system"))
     words = ["method=supervised", f"peers={{a: {{weights: {tmp_path}/pair, cut: 1}}}}", *QUICK]
     assert 'names "os.system"' in refused(words, capsys)
+
+
+def test_a_stage_that_has_not_ended_is_refused_unless_it_is_taken_as_it_is(runs, tmp_path, capsys):
+    shutil.copytree(runs / "pair", tmp_path / "pair")
+    status = json.loads((tmp_path / "pair/status.json").read_text())
+    (tmp_path / "pair/status.json").write_text(json.dumps({**status, "state": "interrupted"}))
+    words = ["method=supervised", *QUICK, "dry_run=true"]
+    said = refused([*words, f"peers={{a: {{weights: {tmp_path}/pair, cut: 1}}}}"], capsys)
+    assert f"{tmp_path}/pair is not finished (it is interrupted); its own command continues it" in said
+    taken = f"peers={{a: {{weights: {{run: {tmp_path}/pair, unfinished: true}}, cut: 1}}}}"
+    assert train([*words, taken]) == 0
+
+
+def test_a_teacher_that_knows_other_classes_is_refused(runs, tmp_path, capsys):
+    shutil.copytree(runs / "fine", tmp_path / "fine")
+    noted = json.loads((tmp_path / "fine/data.json").read_text())
+    noted["train"]["classes"] = ["cat", "dog", *noted["train"]["classes"][2:]]
+    (tmp_path / "fine/data.json").write_text(json.dumps(noted))
+    words = [
+        "method=kd",
+        "preset=full",
+        f"peers.teacher.weights={tmp_path}/fine",
+        "peers.student=resnet8",
+        *QUICK,
+    ]
+    said = refused(words, capsys)
+    assert "knows 10 classes (cat, dog, 2, ...), and the data has 10 (0, 1, 2, ...)" in said

@@ -129,6 +129,23 @@ def test_training_sees_the_labelled_images_alone_and_the_probes_see_all():
     assert steps == 5 and len(feed.loader.source) == 100
 
 
+def test_each_seed_may_have_labels_of_its_own():
+    kept = []
+    for seed in (0, 1):
+        words = [
+            "method=supervised",
+            "labels.amount=5",
+            "labels.draw=${seed}",
+            f"seed={seed}",
+            "labels.only=true",
+        ]
+        config = compose([*words, "batch_size=20"])
+        feed, _ = build_batches(config, read_data(config), torch.device("cpu"))
+        kept.append(feed.loader.source.images)
+    alone = taught(digits().train, amount=5, draw=1, only=True)
+    assert (kept[1] == alone.images).all() and (kept[0] != kept[1]).any()
+
+
 # What cannot be
 
 

@@ -55,9 +55,11 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
 
 
 def _differing(one: Entry, other: Entry) -> list[str]:
-    """What differs beside the seed, and beside earlier runs that each reads: those of its own seed."""
+    """What differs beside the seed: earlier runs of that seed and labels of it are the seed's too."""
     lines = differences(_seedless(one), _seedless(other))
-    return [line for line in lines if not line.startswith("seed: ")]
+    drawn = all((each.config.get("labels") or {}).get("draw") == each.seed for each in (one, other))
+    own = ("seed: ", "labels.draw: ") if drawn else ("seed: ",)
+    return [line for line in lines if not line.startswith(own)]
 
 
 def _seedless(entry: Entry) -> DictConfig:
