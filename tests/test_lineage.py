@@ -14,7 +14,7 @@ from ssl_kd.cli import main
 from ssl_kd.config import compose
 from ssl_kd.data import digits
 from ssl_kd.train import main as train
-from tests.test_train import refused
+from tests.test_train import curve, killed_after, refused, weights
 
 TINY = "{backbone: {name: resnet8, base: 4}}"
 QUICK = [
@@ -162,3 +162,25 @@ def test_a_teacher_that_knows_other_classes_is_refused(runs, tmp_path, capsys):
     ]
     said = refused(words, capsys)
     assert "knows 10 classes (cat, dog, 2, ...), and the data has 10 (0, 1, 2, ...)" in said
+
+
+STAGES = {
+    "simclrv2": [f"peers={{a: {TINY}}}"],
+    "finetune": ["peers.network.weights={run: RUNS/pair, peer: a}", *FEW],
+    "kd": ["preset=simclrv2", "peers.teacher.weights=RUNS/fine", "peers.student=resnet8"],
+    "cbd": ["peers.teacher.weights=RUNS/fine", "peers.student=resnet8", "long_tail=2"],
+    "retrain": ["peers.network.weights=RUNS/fine"],
+}
+
+
+@pytest.mark.parametrize("method", STAGES)
+def test_a_stage_that_was_killed_ends_as_the_one_that_was_not(method, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = [word.replace("RUNS", str(runs)) for word in STAGES[method]]
+    words = [f"method={method}", *QUICK, *own, "epochs=3", "log_every=1"]
+    assert train([*words, "run=runs/whole"]) == 0
+    killed_after(7, monkeypatch, [*words, "run=runs/cut"])
+    capsys.readouterr()
+    assert train([*words, "run=runs/cut"]) == 0
+    assert "continues after step" in capsys.readouterr().out
+    assert curve("runs/cut") == curve("runs/whole") and weights("runs/cut") == weights("runs/whole")
