@@ -22,7 +22,8 @@ def inherit(peers: DictConfig) -> None:
     """Writes the networks of earlier runs into the peers that start from them. Raises InputError."""
     for name, peer in peers.items():
         cut = peer.get("cut")
-        if "_target_" in peer or isinstance(cut, DictConfig) and "head" in cut:
+        settled = isinstance(cut, DictConfig) and isinstance(cut.get("head"), DictConfig)
+        if "_target_" in peer or settled or OmegaConf.is_missing(peer, "weights"):
             continue
         if cut in (None, 0):
             peer.pop("cut", None)

@@ -117,6 +117,8 @@ def test_a_study_whose_first_stage_is_not_there_yet_is_understood(runs, tmp_path
         ("{weights: RUNS/pair, cut: -1}", "is 0 to 3, not -1"),
         ("{weights: RUNS/pair, cut: {layers: 1, of: projecton}}", 'did you mean "projection"?'),
         ("{weights: RUNS/pair, cut: {of: projection}}", "peers.a.cut is a number of layers, or {layers: 1"),
+        ("{weights: RUNS/pair, cut: {layers: 1, head: projection}}", "peers.a.cut is a number of layers, or"),
+        ("{weights: '???', cut: 1}", "peers.a.weights is needed"),
         ("{weights: {run: RUNS/pair, peer: c}}", 'has no peer "c"'),
         ("{weights: RUNS/fine, cut: 1}", 'peers.a.cut: "a" of RUNS/fine is cut already'),
         ("{backbone: resnet8, cut: 1}", "peers.a.cut takes layers of the head of a"),

@@ -227,7 +227,7 @@ def test_lists_say_which_images_of_a_folder_there_are_and_their_labels(tmp_path)
         ("/etc/passwd 0\n", "/etc/passwd is not below"),
         ("\n", "names no image"),
         ("a/2.png 1\na/2.png cat\n", "some labels are numbers and some are names"),
-        (None, "cannot be read"),
+        (None, "there is no list"),
     ],
 )
 def test_a_list_that_cannot_be_followed_is_refused(text, says, tmp_path):

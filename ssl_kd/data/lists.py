@@ -14,6 +14,8 @@ def read_list(root: Path, file: str | Path) -> tuple[list[str], list[int | str]]
     for a line that is otherwise, and names the first image that is not there.
     """
     place = Path(file).expanduser()
+    if not place.is_file():
+        raise InputError(f"there is no list {place}")
     try:
         lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
