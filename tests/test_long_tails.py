@@ -14,6 +14,7 @@ from ssl_kd.config import compose
 from ssl_kd.data import Arrays
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import class_groups
+from ssl_kd.export import export, read
 from ssl_kd.heads import CosineClassifier
 from ssl_kd.losses import cosine_distance
 from ssl_kd.methods.cbd import Concatenated, Feature
@@ -168,3 +169,18 @@ def test_a_frozen_network_has_the_heads_that_it_learned_and_are_asked_for(runs):
 def test_bad_options_are_refused_in_a_sentence(words, says, runs, capsys):
     student = ["method=cbd", f"peers.teacher.weights={runs}/t0", "peers.student=resnet8"]
     assert says in refused([*student, *QUICK, *words], capsys)
+
+
+@pytest.mark.parametrize(("run", "peer"), [("one", "student"), ("both", "s"), ("cut", "a")])
+def test_a_stages_network_is_exported_whole_and_read_again(run, peer, runs, tmp_path):
+    if run == "cut":
+        assert train(["method=simclrv2", f"peers={{a: {TINY}}}", *QUICK, f"run={tmp_path}/pre"]) == 0
+        words = ["method=finetune", f"peers={{a: {{weights: {tmp_path}/pre, cut: 1}}}}"]
+        assert train([*words, *QUICK, f"run={runs}/cut"]) == 0
+    finished = ssl_kd.load(runs / run)
+    export(str(runs / run), peer, str(tmp_path / "network.safetensors"))
+    network = read(tmp_path / "network.safetensors")
+    image = torch.rand(3, 1, 16, 16)
+    with torch.no_grad():
+        wanted = finished.encoders[peer].eval().embed(image)
+        assert torch.allclose(network.embed(image), wanted, atol=1e-5) and network(image).shape == (3, 10)

@@ -93,7 +93,10 @@ class Deployed:
         return {
             "peer": self.name,
             "backbone": self.backbone,
-            "heads": {head: _plain(node.heads[head]) for head in self.network.heads},
+            "heads": {
+                head: _alone(node.heads[head], self.network.heads[head]) for head in self.network.heads
+            },
+            **({"cut": _plain(node.cut)} if node.get("cut") else {}),
             "image": {"channels": self.channels, "size": self.size},
             "mean": _plain(config.data.mean),
             "std": _plain(config.data.std),
@@ -107,6 +110,14 @@ class Deployed:
         """Noise (count, C, size, size) to compare outputs on, always the same."""
         drawn = torch.Generator().manual_seed(0)
         return torch.rand(count, self.channels, self.size, self.size, generator=drawn)
+
+
+def _alone(node: Any, head: nn.Module) -> Any:
+    """The options of a head, without those that name other peers."""
+    if not hasattr(head, "alone"):
+        return _plain(node)
+    kept = {key: value for key, value in _plain(node).items() if key in ("_target_", "reads")}
+    return {**kept, **head.alone}  # type: ignore[dict-item]
 
 
 def deployed(finished: Finished, peer: str | None) -> Deployed:

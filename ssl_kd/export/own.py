@@ -43,7 +43,7 @@ def read(path: str | Path) -> Network:
     config = OmegaConf.create(
         {
             "data": {"size": about["image"]["size"], "mean": about["mean"], "std": about["std"]},
-            "peers": {"network": {"backbone": about["backbone"], "heads": about["heads"]}},
+            "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
         }
     )
     check_names(config, file.parent)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_kd.backbones.cut import Cut
 from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.edits import Edit, convolution
@@ -17,6 +18,8 @@ def rebuild(network: Deployed) -> Rebuilt:
     import timm
 
     name, options = given(network)
+    if isinstance(network.network.backbone, Cut):
+        name = f"{name} with layers of its head"
     plain = name.removeprefix("timm/")
     ours = getattr(network.network.backbone, "net", None)
     adapted = getattr(ours, "model", None)

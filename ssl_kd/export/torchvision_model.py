@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_kd.backbones.cut import Cut
 from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.edits import Edit, convolution
@@ -35,6 +36,8 @@ def rebuild(network: Deployed) -> Rebuilt:
     from torchvision import models
 
     name, options = given(network)
+    if isinstance(network.network.backbone, Cut):
+        name = f"{name} with layers of its head"
     plain = name.removeprefix("torchvision/")
     ours = getattr(network.network.backbone, "net", None)
     if not plain or plain not in models.list_models(module=models) or not hasattr(ours, "stages"):

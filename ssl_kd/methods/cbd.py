@@ -42,14 +42,19 @@ class Concatenated(nn.Module):
 class Feature(nn.Sequential):
     """Head (N, in_features) -> (N, sum of D_i), which learns from the rows of several networks side by side.
 
-    like: addresses of the rows; shapes: of what they say, (D,). A Linear layer and ReLU; nothing at all where
-    there is one row to learn from, and it is as wide as the embedding.
+    like: addresses of the rows; shapes: of what they say, (D,). out: the sum in their place, 0 for none. A
+    Linear layer and ReLU; nothing at all where there is one row to learn from, as wide as the embedding.
     """
 
-    def __init__(self, in_features: int, like: Sequence[str], shapes: Shapes) -> None:
+    def __init__(
+        self, in_features: int, like: Sequence[str] = (), shapes: Shapes | None = None, out: int = 0
+    ) -> None:
+        shapes = shapes or {}
         missing = [address for address in like if address not in shapes]
         if missing:
             raise InputError(f'nothing before says "{missing[0]}"; there are: {", ".join(shapes)}')
-        width = sum(shapes[address][0] for address in like)
-        layers = [nn.Linear(in_features, width), nn.ReLU()]
-        super().__init__(*([] if len(like) == 1 and width == in_features else layers))
+        width = sum(shapes[address][0] for address in like) or out
+        if not width or (len(like) == 1 and width == in_features):
+            width = 0
+        super().__init__(*([nn.Linear(in_features, width), nn.ReLU()] if width else []))
+        self.alone = {"out": width}  # its options where what it learned from is not there
