@@ -371,7 +371,8 @@ def _typed(key: str, old: Any, value: Any) -> Any:
     if isinstance(old, bool):
         right, kind = isinstance(value, bool), "true or false"
     elif isinstance(old, int):
-        right = value == "${seed}" or (isinstance(value, int) and not isinstance(value, bool))
+        of_seed = key == "labels.draw" and value == "${seed}"
+        right = of_seed or (isinstance(value, int) and not isinstance(value, bool))
         kind = "a whole number"
     elif isinstance(old, float):
         several = key.startswith("recipe.") or key in ("data.mean", "data.std")  # per view, per channel

@@ -72,6 +72,12 @@ def test_an_epoch_that_gives_too_few_goes_on_with_more_of_its_kind():
     assert first + second == [0, 7, 8, 1, 7, 8, 2, 7, 8, 3, 7, 8, 4, 7, 8, 5, 7, 8, 6, 7]
 
 
+def test_a_sampler_that_draws_nothing_is_refused():
+    batches = Batches(source(20), 10, sampler=lambda labels, seed, *when: labels[:0])
+    with pytest.raises(InputError, match="draws no image for epoch 0"):
+        next(batches(0))
+
+
 # The long tail
 
 
@@ -158,6 +164,7 @@ def test_each_seed_may_have_labels_of_its_own():
         (["labels.amount=500"], 'labels.amount: "500 per class" takes 500 of class 0, which has 142'),
         (["labels.amount=0.1", "labels.draw=-1"], "labels.draw"),
         (["labels.amount=1", "labels.only=true"], "a batch of 128 images is larger than the data set of 10"),
+        (["batch_size=${seed}"], "batch_size must be a whole number"),
         (["labels.only=1"], "labels.only must be true or false"),
     ],
 )

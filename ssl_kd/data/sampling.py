@@ -44,11 +44,17 @@ SAMPLERS: dict[str, Sampler] = {"instance": instance, "class_balanced": class_ba
 
 
 def one_epoch(sampler: Sampler, labels: Tensor, count: int, seed: int, epoch: int) -> Tensor:
-    """`count` positions: the first that the sampler gives; where it gives fewer, what it gives again."""
+    """`count` positions: the first that the sampler gives; where it gives fewer, what it gives again.
+
+    Raises InputError where it gives none.
+    """
     found, again = sampler(labels, seed, epoch), 0
     while len(found) < count:
         again += 1
-        found = torch.cat([found, sampler(labels, seed, epoch, again)])
+        more = sampler(labels, seed, epoch, again)
+        if not len(more):
+            raise InputError(f"the sampler draws no image for epoch {epoch}")
+        found = torch.cat([found, more])
     return found[:count]
 
 
