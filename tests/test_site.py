@@ -26,8 +26,8 @@ def site(tmp_path_factory):
 @pytest.mark.parametrize("name", choices("method"))
 def test_every_method_has_a_page_with_its_source_picture_edges_and_file(site, name):
     page = (site / "methods" / name / "index.html").read_text()
-    assert "<svg" in page and 'class="header"' in page and f"configs/method/{name}.yaml" in page
-    assert page.count("<tr>") >= 2
+    assert "<svg" in page and "<pre" in page and f"configs/method/{name}.yaml" in page
+    assert page.count("<tr>") >= 2 and 'id="objective"' in page and 'id="commands"' in page
     assert f'href="{name}/"' in (site / "methods/index.html").read_text()
 
 

@@ -1,10 +1,11 @@
 """A page for every method, made from configs/method/NAME.yaml when the site is built.
 
-The header of the file (citation, objective, commands), the cohort as a picture, its edges, the file.
+The header of the file (source, measured result, objective, commands, remarks), the cohort as a picture, its
+edges, the file.
 """
 
-import re
-from html import escape
+import sys
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -12,6 +13,9 @@ from mkdocs.structure.files import File, Files
 from ssl_kd.config import choices, compose, config_folder
 from ssl_kd.report.graph import drawing
 from ssl_kd.show import links
+
+sys.path.insert(0, str(Path(__file__).parent))  # mkdocs loads a hook as a file, not as a part of a package
+import headers  # noqa: E402
 
 # Of those whose header does not begin with "NAME: ".
 TITLES = {
@@ -56,23 +60,25 @@ def on_files(files: Files, config: Any) -> Files:
 def page(name: str) -> str:
     """The page of one method, in Markdown."""
     text = (config_folder() / "method" / f"{name}.yaml").read_text()
-    header = _header(text)
+    header = headers.read(text)
     config = compose([f"method={name}", *NEEDED.get(name, ())])
     rows = [
         f"| {term} | `{link.student}` | {_code(link.teacher)} | {loss} | {_weight(link)} |"
         for term, loss, link in links(config)
     ]
-    about = _linked("\n".join(header))
+    title = TITLES.get(name) or headers.lines(text)[0].partition(":")[0]
     return "\n".join(
         [
-            f"# {TITLES.get(name) or header[0].partition(':')[0]}",
+            f"# {title}",
             "",
-            f"`ssl-kd train method={name}`",
+            header.source,
             "",
+            *_section("Objective", header.objective),
             f'<div class="graph">{drawing(config)}</div>',
             "",
-            f'<pre class="header">{about}</pre>',
-            "",
+            *_section("Commands", header.commands),
+            *_section("Remarks", header.remarks),
+            *_section("Measured", header.measured),
             "## Who learns what from whom",
             "",
             '<div class="wide" markdown>',
@@ -93,12 +99,16 @@ def page(name: str) -> str:
     )
 
 
+def _section(title: str, text: str) -> list[str]:
+    return [f"## {title}", "", text, ""] if text else []
+
+
 def index(names: list[str]) -> str:
     """The table of all methods, in Markdown."""
     rows = []
     for name in names:
         text = (config_folder() / "method" / f"{name}.yaml").read_text()
-        first = " ".join(_header(text)).partition(". ")[0]
+        first = " ".join(headers.lines(text)).partition(". ")[0]
         labels = "batch.label" in str(compose([f"method={name}", *NEEDED.get(name, ())]).terms)
         rows.append(f"| [`{name}`]({name}.md) | {first} | {'yes' if labels else 'no'} |")
     return "\n".join(
@@ -115,10 +125,6 @@ def index(names: list[str]) -> str:
     )
 
 
-def _header(text: str) -> list[str]:
-    return [line[2:].rstrip() for line in text.splitlines() if line.startswith("#")][1:]
-
-
 def _code(address: str) -> str:
     return f"`{address}`" if address else "itself"
 
@@ -126,14 +132,3 @@ def _code(address: str) -> str:
 def _weight(link: Any) -> str:
     share = "" if link.share == 1 else f" / {round(1 / link.share)}"
     return f"{link.weight}{share}"
-
-
-def _linked(text: str) -> str:
-    """Escaped, with links to the pages that it names."""
-    linked = re.sub(
-        r"docs/results/([\w-]+)",
-        r'<a href="../../results/\1/">docs/results/\1</a>',
-        escape(text, quote=False),
-    )
-    linked = re.sub(r"docs/(results|performance|protocol)\.md", r'<a href="../../\1/">docs/\1.md</a>', linked)
-    return linked
