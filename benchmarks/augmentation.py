@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ssl_kd.config import options
 from ssl_kd.data import Arrays, Batches, Recipe
 from ssl_kd.machine import set_threads
+from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
     "size": 32,

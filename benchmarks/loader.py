@@ -32,10 +32,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from ssl_kd.config import options
 from ssl_kd.data import Batches, Recipe, folder, resident
 from ssl_kd.data.workers import decoding_threads
 from ssl_kd.machine import pick_device, set_threads
+from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
     "root": None,

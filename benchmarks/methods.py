@@ -111,6 +111,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(one(sys.argv[3:], int(sys.argv[2]))))
     else:
-        from ssl_kd.config import options
+        from ssl_kd.words import options
 
         main({**DEFAULTS, **options(sys.argv[1:])})

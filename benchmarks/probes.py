@@ -33,10 +33,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
-from ssl_kd.config import options
 from ssl_kd.machine import set_threads
 from ssl_kd.probes import Features, knn, linear
 from ssl_kd.streams import generator
+from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
     "train": 50000,

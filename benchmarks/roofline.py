@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_kd.backbones import create
-from ssl_kd.config import options
 from ssl_kd.losses import nt_xent
 from ssl_kd.machine import keep_freed_memory, pick_device, pick_precision, set_threads
+from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
     "backbone": "resnet18",

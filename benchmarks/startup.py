@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ssl_kd.config import options
+from ssl_kd.words import options
 
 ROOT = Path(__file__).parent.parent
 ANSWERS = {

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import nn
 
 from ssl_kd.build import build_batches, build_cohort, build_optimizers, build_terms, read_data
-from ssl_kd.config import compose, options
+from ssl_kd.config import compose
 from ssl_kd.console import Meter
 from ssl_kd.engine import Result, step
 from ssl_kd.machine import compile_networks, keep_freed_memory, pick_device, pick_precision, set_threads
@@ -41,6 +41,7 @@ from ssl_kd.monitor import Monitor, Watch
 from ssl_kd.run import Run
 from ssl_kd.trackers import Trackers
 from ssl_kd.watchers import Logger
+from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
     "method": "simclr",

@@ -65,8 +65,8 @@ def _main(words: list[str]) -> int:
 
         return report(rest)
     if command == "export":
-        from ssl_kd.config import options
         from ssl_kd.export import main as export
+        from ssl_kd.words import options
 
         return export(options(rest))
     if command in PROBES:
@@ -95,8 +95,8 @@ def _help(words: list[str]) -> int:
 
 def probe(name: str, words: list[str]) -> int:
     """One probe of a run: `run=FOLDER`, `device`, `checkpoint`, and the options of the probe."""
-    from ssl_kd.config import options
     from ssl_kd.errors import InputError
+    from ssl_kd.words import options
 
     # What names a data set is kept as a word, which `transfer` composes.
     data = [word for word in words if word.startswith("data=")]
@@ -128,9 +128,10 @@ def several(words: list[str]) -> int:
 
 def timing(words: list[str]) -> int:
     """Where a step's time goes: any option of `train`, and `measure`, the number of steps."""
-    from ssl_kd.config import compose, options
+    from ssl_kd.config import compose
     from ssl_kd.errors import InputError
     from ssl_kd.launch import launched
+    from ssl_kd.words import options
 
     own = [word for word in words if word.lstrip("+").startswith("measure=")]
     count = options(own).get("measure", 20)

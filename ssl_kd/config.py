@@ -1,67 +1,28 @@
-"""From `key=value` words to one checked config. No torch here, so that `show` and every refusal are quick."""
+"""From options to one checked config: defaults, data, parts, preset, pretexts, what was said. No torch."""
 
 import copy
-import difflib
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ssl_kd import architecture, labelled
+from ssl_kd.assign import PEER_KEYS, assign
 from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, overlay
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.groups import GROUPS, choices, chosen_file, folders
-from ssl_kd.groups import config_folder as config_folder
+from ssl_kd.groups import chosen_file, folders
 from ssl_kd.lineage import inherit
-from ssl_kd.options_file import FILE, said_in
 from ssl_kd.pretexts import Pretexts
 from ssl_kd.values import SHAPES, check, check_whole
+from ssl_kd.words import Said, last, read
 
-PEER_KEYS = (
-    "backbone",
-    "heads",
-    "views",
-    "sees",
-    "stages",
-    "per_view",
-    "frozen",
-    "follow",
-    "lr_scale",
-    "weights",
-    "optim",
-    "cache",
-    "cut",
-    "pretext",
-)
-# Keys that may differ when a run is continued: where and how it runs, not what it computes.
-INCIDENTAL = (
-    "run",
-    "device",
-    "threads",
-    "processes",
-    "log_every",
-    "save_every",
-    "keep",
-    "dry_run",
-    "probe",
-    "tracker",
-    "tracker_options",
-)
-INCIDENTAL_DATA = ("workers", "resident_bytes")
 _SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
-# Mappings that hold names the user chooses; everywhere else an unknown key is a mistake.
-_OPEN = ("peers", "peer", "others", "terms", "presets", "part", "tracker_options")
-_OF_METHOD = ("terms", "parts", "preset", "others")
-_PARTLY = ("health", "probe", "labels")  # a mapping says some of their options, and leaves the others
-_FROM_DATA = {"steps": "epochs= says how long to train", "classes": "it counts its own"}
 
 
 def compose(words: Sequence[str]) -> DictConfig:
@@ -77,7 +38,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 
 def _compose(words: Sequence[str]) -> DictConfig:
-    picked, assigned = _said(words)
+    picked, assigned = read(words)
     config = _hydra([f"{group}={name}" for group, name in picked.items()])
     suits = config.data.pop("suits", None) or {}
     for key in ("epochs", "batch_size"):
@@ -104,7 +65,7 @@ def _compose(words: Sequence[str]) -> DictConfig:
         if item.key.lstrip("~").split(".")[0] == "peer":
             _assign_each(config, item, templates)
         else:
-            _assign(config, item)
+            assign(config, item)
     check(config, SHAPES)
     del config.peer
     separate = _separate(config, asked=any(item.key == "separate_views" for item in assigned))
@@ -112,7 +73,7 @@ def _compose(words: Sequence[str]) -> DictConfig:
     users = [item for item in later if item.key.lstrip("~").split(".")[1] in config.peers]
     for item in users:
         of_backbone = item.key.count(".") == 1 and isinstance(item.value, str)
-        _assign(config, item._replace(key=f"{item.key}.backbone") if of_backbone else item)
+        assign(config, item._replace(key=f"{item.key}.backbone") if of_backbone else item)
     check(config, SHAPES)
     inherit(config.peers)
     everyone, having = pretexts.add(config.peers, config.pop("others"), separate)
@@ -121,76 +82,16 @@ def _compose(words: Sequence[str]) -> DictConfig:
         _, name, *rest = item.key.split(".")
         if name in config.peers and rest[:1] == ["pretext"]:
             raise InputError(f"{item.key}: the method adds this peer; say others.NAME.pretext")
-        _assign(config, item)
+        assign(config, item)
     check(config, SHAPES)
     _finish(config, everyone, having)
     return config
 
 
-def options(words: Sequence[str]) -> dict[str, Any]:
-    """The `key=value` words of a command that has no config of its own."""
-    return {item.key: item.value for item in _split(words)[1]}
-
-
-def computed(config: DictConfig) -> DictConfig:
-    """The options that change what a run computes, without those of where and how it runs."""
-    watched = (config.get("health") or {}).get("on_hurt") != "gate"
-    left_out = {*INCIDENTAL, *(["health"] if watched else [])}
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])
-    kept.data = OmegaConf.masked_copy(
-        config.data, [str(key) for key in config.data if key not in INCIDENTAL_DATA]
-    )
-    return kept
-
-
-def run_name(config: DictConfig) -> str:
-    """A folder name that the same options always get, and others do not."""
-    text = OmegaConf.to_yaml(computed(config), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return f"runs/{config.method}-{config.data.name}-{config.seed}-{digest}"
-
-
-def differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """`key: old there, new here` for every option that changes what a run computes."""
-    a, b = (dict(_flat(computed(config))) for config in (old, new))
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
-
-
-class Said(NamedTuple):
-    """What is said of an option, and in which file, if not on the command line."""
-
-    key: str
-    value: Any
-    where: str = ""
-
-
-def _said(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
-    """Choices of groups and assignments: those of the files that `config=` names, then those of the words.
-
-    What a file says of its choice goes with it: the options of data=folder say nothing of data=cifar10.
-    """
-    files = [word.partition("=")[2] for word in words if word.partition("=")[0] == FILE]
-    layers = [_file(Path(file).expanduser()) for file in files]
-    layers.append(_split([word for word in words if word.partition("=")[0] != FILE]))
-    picked: dict[str, str] = {}
-    assigned: list[Said] = []
-    for choice, items in layers:
-        other = [group for group, name in choice.items() if picked.get(group, name) != name]
-        other += [item.key for item in items if item.key in (*GROUPS, "peers")]  # described anew
-        assigned = [item for item in assigned if not _belongs(item.key.lstrip("~"), other)] + items
-        picked |= choice
-    last = {
-        item.key: place for place, item in enumerate(assigned)
-    }  # which alone counts: it may be null again
-    kept = [item for i, item in enumerate(assigned) if i == last[item.key] or isinstance(item.value, dict)]
-    return picked, kept
-
-
 def _preset(config: DictConfig, assigned: Sequence[Said]) -> DictConfig:
     """The options of the chosen preset; none without one."""
     presets = config.pop("presets")
-    name = _last(assigned, "preset", config.preset)
+    name = last(assigned, "preset", config.preset)
     if name is None:
         return OmegaConf.create({})
     if name not in presets:
@@ -212,7 +113,7 @@ def _asked(
     for item in assigned:
         parts = item.key.split(".")
         if item.key in ("pretext", "peers", *known) or (parts[0] == "others" and parts[2:] == ["pretext"]):
-            _assign(asked, item)
+            assign(asked, item)
         elif parts[0] == "peers" and parts[2:] == ["pretext"]:
             of[parts[1]] = item.value
             check(OmegaConf.create({"pretext": item.value}), SHAPES)
@@ -226,63 +127,12 @@ def _assign_each(config: DictConfig, item: Said, templates: dict[tuple[str, ...]
     for names, template in list(templates.items()):
         config.peer = copy.deepcopy(template)
         try:
-            _assign(config, item)
+            assign(config, item)
             templates[names] = config.peer
         except InputError as error:
             refused.append(error)
     if len(refused) == len(templates):
         raise refused[0]
-
-
-def _belongs(key: str, groups: Sequence[str]) -> bool:
-    """Whether an option is of the choice in one of the groups; a method's terms and parts are."""
-    return any(key.split(".")[0] in (_OF_METHOD if group == "method" else (group,)) for group in groups)
-
-
-def _file(path: Path) -> tuple[dict[str, str], list[Said]]:
-    picked, assigned = {}, []
-    for key, value in said_in(path):
-        if key in GROUPS and isinstance(value, str):
-            picked[key] = _choice(key, value, f"{path}: ")
-        else:
-            assigned.append(Said(key, value, str(path)))
-    return picked, assigned
-
-
-def _split(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
-    """Choices of groups (for hydra) and assignments (ours: `+` changes nothing, `~key` deletes)."""
-    picked, assigned = {}, []
-    for word in words:
-        key, equals, text = word.partition("=")
-        key = key.lstrip("+").lstrip("-") if equals else key
-        if word.startswith("~"):
-            assigned.append(Said(word, None))
-        elif not equals:
-            raise InputError(f'"{word}" is not an option; options are written key=value, as in epochs=10')
-        elif key in GROUPS and not text.startswith("{"):  # a mapping describes one instead of naming it
-            picked[key] = _choice(key, text)
-        else:
-            assigned.append(Said(key, _value(key, text)))
-    return picked, assigned
-
-
-def _choice(group: str, name: str, where: str = "") -> str:
-    if name not in choices(group):
-        raise InputError(f'{where}there is no {group} "{name}"; {nearest(name, choices(group))}')
-    return name
-
-
-def _value(key: str, text: str) -> Any:
-    """What hydra reads, or else what YAML reads (for quoted keys, as in {"a<-b": 1})."""
-    try:
-        value = OverridesParser.create().parse_override(f"x={text}").value()
-        return OmegaConf.to_container(OmegaConf.create({"x": value}))["x"]
-    except (HydraException, OmegaConfBaseException):
-        pass
-    try:
-        return OmegaConf.to_container(OmegaConf.create(f"x: {text}"))["x"]
-    except Exception as error:  # every YAML error, whatever its class
-        raise InputError(f'{key}: "{text}" cannot be read; lists are [a,b] and mappings {{a: 1}}') from error
 
 
 def _hydra(picked: Sequence[str]) -> DictConfig:
@@ -302,100 +152,10 @@ def _hydra(picked: Sequence[str]) -> DictConfig:
     return config
 
 
-def _assign(config: DictConfig, said: Said) -> None:
-    try:
-        _put(config, said.key, said.value)
-    except InputError as error:
-        if not said.where:
-            raise
-        raise InputError(f"{said.where}: {error}") from error
-
-
-def _put(config: DictConfig, key: str, value: Any) -> None:
-    delete, key = key.startswith("~"), key.lstrip("~")
-    parts = key.split(".")
-    if key in _FROM_DATA:
-        raise InputError(f"{key} is filled in by the data; {_FROM_DATA[key]}")
-    node: Any = config
-    for depth, part in enumerate(parts[:-1]):
-        _known(node, part, parts[:depth])
-        if node.get(part) is None or (node[part] == {} and parts[0] in _OPEN):
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, DictConfig):
-            raise InputError(f'"{".".join(parts[: depth + 1])}" is {node}, not a group of options')
-    _known(node, parts[-1], parts[:-1], last=True)
-    if key in _PARTLY and isinstance(value, dict):
-        for name, entry in value.items():
-            _put(config, f"{key}.{name}", entry)
-        return
-    if delete:
-        if not parts[1:] or not (parts[0] in _OPEN or "_target_" in node):
-            raise InputError(
-                f'"{key}" is always there and cannot be taken away; ~ takes away a peer, a head, a term, or '
-                "an option of what `_target_` names"
-            )
-        node.pop(parts[-1], None)
-        return
-    old = node.get(parts[-1]) if not OmegaConf.is_missing(node, parts[-1]) else None
-    node[parts[-1]] = _typed(key, old, value)
-
-
-def _known(node: DictConfig, part: str, parents: list[str], last: bool = False) -> None:
-    """Refuses a key that does not exist, unless a constructor may take it or the user may invent it.
-
-    last: nothing follows. A whole new term or head can be given; an option of one that is not there cannot.
-    """
-    if part in node or "_target_" in node:
-        return
-    if parents and parents[0] in _OPEN:
-        if parents == ["peers"]:
-            raise InputError(f'there is no peer "{part}"; {nearest(part, [str(k) for k in node])}')
-        if last or part in PEER_KEYS:
-            return
-    hint = _suggest(part, [str(k) for k in node], ".".join(parents))
-    raise InputError(f'"{".".join([*parents, part])}" is not an option; {hint}')
-
-
-def _suggest(part: str, known: list[str], where: str) -> str:
-    match = difflib.get_close_matches(part, known, n=1, cutoff=0.5)
-    return (
-        f'did you mean "{where + "." if where else ""}{match[0]}"?'
-        if match
-        else f"there are: {', '.join(known)}"
-    )
-
-
-def _typed(key: str, old: Any, value: Any) -> Any:
-    """`value`, if it is of the kind that stands there now."""
-    if isinstance(old, bool):
-        right, kind = isinstance(value, bool), "true or false"
-    elif isinstance(old, int):
-        of_seed = key == "labels.draw" and value == "${seed}"
-        right = of_seed or (isinstance(value, int) and not isinstance(value, bool))
-        kind = "a whole number"
-    elif isinstance(old, float):
-        several = key.startswith("recipe.") or key in ("data.mean", "data.std")  # per view, per channel
-        listed = isinstance(value, list) and several
-        stage = isinstance(value, str) and (key.endswith(".reads") or ".stages." in key)  # by its name
-        right = listed or stage or (isinstance(value, int | float | dict) and not isinstance(value, bool))
-        kind = "a number"
-    elif isinstance(old, DictConfig):
-        right, kind = (
-            isinstance(value, dict | list | int | float | str) or value is None,
-            "a group of options",
-        )
-    else:
-        return value
-    if not right:
-        raise InputError(f'{key} must be {kind}, and "{value}" is not')
-    return value
-
-
 def _lay_parts(config: DictConfig, assigned: Sequence[Said]) -> None:
     """Lays the chosen parts of the method over it; what is not chosen is not there at all."""
     definitions = config.pop("part")
-    chosen = _last(assigned, "parts", None)
+    chosen = last(assigned, "parts", None)
     chosen = config.parts if chosen is None else chosen
     chosen = [chosen] if isinstance(chosen, str) else chosen or []
     if not isinstance(chosen, list | ListConfig):
@@ -424,11 +184,6 @@ def _separate(config: DictConfig, asked: bool) -> bool:
     if not asked and (alone or not able):
         config.separate_views = False
     return bool(config.separate_views)
-
-
-def _last(assigned: Sequence[Said], key: str, default: Any) -> Any:
-    """What the user's words say, the last of them, or else `default`."""
-    return next((item.value for item in reversed(assigned) if item.key == key), default)
 
 
 def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Sequence[str]]) -> None:
@@ -494,11 +249,3 @@ def _anywhere(peer: DictConfig) -> None:
         peer.weights = str(Path(weights).expanduser().absolute())
     elif isinstance(weights, DictConfig) and weights.get("run"):
         weights.run = str(Path(str(weights.run)).expanduser().absolute())
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, DictConfig):
-        for key in node:
-            yield from _flat(node[key], f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, OmegaConf.to_container(node) if isinstance(node, ListConfig) else node

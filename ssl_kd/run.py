@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Cohort
-from ssl_kd.config import differences
 from ssl_kd.data.files import first_line
 from ssl_kd.disk import PARTIAL, damage, fingerprint, sync, write_whole
 from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
+from ssl_kd.identity import differences
 from ssl_kd.saved import read_config, read_json, read_lines
 
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")

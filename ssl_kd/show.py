@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Group
 from rich.table import Table
 
-from ssl_kd.config import config_folder
+from ssl_kd.groups import config_folder
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
 if TYPE_CHECKING:

@@ -26,12 +26,14 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.config import compose, differences, options
+from ssl_kd.config import compose
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.identity import differences
 from ssl_kd.launch import cores
 from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
+from ssl_kd.words import options
 
 KEYS = ("groups", "common", "seeds", "base")
 OWN = ("run", "seed", "threads", "dry_run")  # what the study says itself

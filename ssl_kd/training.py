@@ -26,7 +26,6 @@ from ssl_kd.build import (
 )
 from ssl_kd.cache import Cache
 from ssl_kd.cohort import Cohort
-from ssl_kd.config import run_name
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
 from ssl_kd.data.identity import changed, identity
@@ -35,6 +34,7 @@ from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, classifiers
+from ssl_kd.identity import run_name
 from ssl_kd.launch import launched
 from ssl_kd.lineage import check_classes, is_run
 from ssl_kd.machine import (

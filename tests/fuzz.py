@@ -7,8 +7,9 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ssl_kd.build import build_cohort, build_optimizers, build_terms, check_options, read_data
-from ssl_kd.config import choices, compose
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.groups import choices
 
 TINY = "{backbone: {name: resnet8, base: 4}}"
 VALUES = (

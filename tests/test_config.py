@@ -3,8 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ssl_kd.config import choices, compose, differences, run_name
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.groups import choices
+from ssl_kd.identity import differences, run_name
 
 
 def test_a_list_of_backbones_is_a_cohort_of_that_many_peers():

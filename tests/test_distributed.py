@@ -16,8 +16,8 @@ from torch import nn
 
 import ssl_kd.losses
 from ssl_kd import InputError, distributed, training
-from ssl_kd.config import choices
 from ssl_kd.distributed import GlobalBatchNorm, global_batch_norm
+from ssl_kd.groups import choices
 from ssl_kd.testing import Call, compare_processes
 from ssl_kd.train import main as train_here
 from tests.conftest import newer_torch

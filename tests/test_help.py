@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from ssl_kd.assign import PEER_KEYS
 from ssl_kd.cli import COMMANDS, PROBES, main
 from ssl_kd.commands import catalogue, completion
 from ssl_kd.commands.completion import complete
 from ssl_kd.commands.documented import options_in
 from ssl_kd.commands.names import backbones
 from ssl_kd.commands.pages import overview, page
-from ssl_kd.config import PEER_KEYS, choices, compose
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
-from ssl_kd.groups import GROUPS, config_folder
+from ssl_kd.groups import GROUPS, choices, config_folder
 
 HEAVY = "{'torch', 'hydra', 'omegaconf', 'rich', 'timm', 'numpy'}"
 

@@ -19,9 +19,11 @@ from ssl_kd.build import (
     read_data,
 )
 from ssl_kd.cohort import Cohort
-from ssl_kd.config import choices, compose, config_folder, differences
+from ssl_kd.config import compose
 from ssl_kd.engine import Result, fit, step
 from ssl_kd.errors import InputError
+from ssl_kd.groups import choices, config_folder
+from ssl_kd.identity import differences
 from ssl_kd.methods.ffsd import Consensus, Decoder, Fuse, Spread
 from ssl_kd.run import Run
 from ssl_kd.schedules import Weight, at

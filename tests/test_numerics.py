@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 import ssl_kd.finite
 from ssl_kd import Cohort, Each, Edge, Mutual, fit, step
-from ssl_kd.config import choices, compose
+from ssl_kd.config import compose
 from ssl_kd.data.parts import join
 from ssl_kd.encoder import Encoder
 from ssl_kd.engine import NonFinite, Result
 from ssl_kd.errors import InputError
 from ssl_kd.finite import check_finite
+from ssl_kd.groups import choices
 from ssl_kd.heads import mlp
 from ssl_kd.losses import (
     attention_distance,

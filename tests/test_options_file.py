@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_kd.cli import main
-from ssl_kd.config import compose, differences
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.identity import differences
 from ssl_kd.study import read as read_study
 
 FILE = """

@@ -9,11 +9,12 @@ from scipy.stats import binomtest, chi2_contingency, kstest
 from torchvision.transforms import ColorJitter, GaussianBlur, RandomResizedCrop, RandomRotation
 from torchvision.transforms.v2 import functional as TV
 
-from ssl_kd.config import choices, compose
+from ssl_kd.config import compose
 from ssl_kd.data import augment
 from ssl_kd.data.recipes import Plain, Recipe, Supervised
 from ssl_kd.data.views import Parameters
 from ssl_kd.errors import InputError
+from ssl_kd.groups import choices
 from ssl_kd.registry import make
 from ssl_kd.train import main
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_kd.config import choices
+from ssl_kd.groups import choices
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,8 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_kd.cli import main
-from ssl_kd.config import compose, run_name
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.identity import run_name
 from ssl_kd.trackers import Trackers, chosen, drawn
 
 SMALL = [

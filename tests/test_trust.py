@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_kd.compare.compute import training_macs
-from ssl_kd.config import choices, compose
+from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.groups import choices
 from ssl_kd.trust import check_names
 
 RUN = "runs/a"

@@ -10,7 +10,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from ssl_kd.config import choices, compose, config_folder
+from ssl_kd.config import compose
+from ssl_kd.groups import choices, config_folder
 from ssl_kd.report.graph import drawing
 from ssl_kd.show import links
 

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from ssl_kd.commands import checks
 from ssl_kd.commands.installed import Check, packages
-from ssl_kd.config import compose, run_name
+from ssl_kd.config import compose
 from ssl_kd.console import console
 from ssl_kd.errors import InputError
+from ssl_kd.identity import run_name
 
 # Data that would be downloaded: (C, H, W), training images, test images, classes.
 DOWNLOADED: dict[str, tuple[tuple[int, int, int], int, int, int]] = {

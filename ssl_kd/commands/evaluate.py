@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_kd.commands.catalogue import PROBES, probe_options, refuse_unknown
-from ssl_kd.config import options
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.words import options
 
 OPTIONS = ("run", "probes", "checkpoint", "device")
 USUAL = ("knn", "linear")

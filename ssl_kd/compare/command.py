@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from ssl_kd.compare.differences import Comparison, compare
 from ssl_kd.compare.words import conclusion, table
-from ssl_kd.config import options
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.words import options
 
 OPTIONS = ("base", "out")
 COLUMNS = 5  # scores beside each other

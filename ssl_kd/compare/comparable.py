@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ssl_kd.compare.runs import Entry
-from ssl_kd.config import INCIDENTAL_DATA
 from ssl_kd.errors import InputError
+from ssl_kd.identity import INCIDENTAL_DATA
 from ssl_kd.saved import read_json
 
 # Of the config's `probe`, what changes no score: how often, what stands beside it, how many images at once;

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.compare.compute import training_macs
 from ssl_kd.compare.runs import Entry
-from ssl_kd.config import differences
 from ssl_kd.errors import InputError
+from ssl_kd.identity import differences
 
 
 @dataclass(frozen=True)

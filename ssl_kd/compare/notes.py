@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ssl_kd.cast import learners
-from ssl_kd.config import differences
+from ssl_kd.identity import differences
 
 if TYPE_CHECKING:
     from ssl_kd.compare.differences import Difference

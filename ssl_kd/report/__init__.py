@@ -38,7 +38,7 @@ def comparison_page(comparison: "Comparison", folder: str | Path) -> Path:
 
 def main(words: Sequence[str]) -> int:
     """`ssl-kd report run=FOLDER [map=umap] [device=cpu]`: writes the report and prints its path."""
-    from ssl_kd.config import options
+    from ssl_kd.words import options
 
     given = options(words)
     known = ["run", "map", "device"]

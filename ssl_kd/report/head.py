@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 from omegaconf import DictConfig
 
-from ssl_kd.config import config_folder
+from ssl_kd.groups import config_folder
 from ssl_kd.report import blocks
 from ssl_kd.report.graph import arrows, drawing
 from ssl_kd.report.page import Section

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 from omegaconf import OmegaConf
 
-from ssl_kd.config import computed
+from ssl_kd.identity import computed
 from ssl_kd.report import blocks
 from ssl_kd.report.page import Section
 from ssl_kd.saved import command
