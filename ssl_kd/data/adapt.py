@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Data, Encoded, Source
+from ssl_kd.data.sources import Arrays, Data, Encoded, Source
+from ssl_kd.data.wrapper import Wrapper
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
 
@@ -81,10 +82,9 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
 
 
 @dataclass(eq=False)
-class Recoloured:
+class Recoloured(Wrapper):
     """A source seen in another number of channels: 3 of a grey one, 1 of an RGB one. See `as_channels`."""
 
-    source: Source
     channels: int
     _resident: torch.Tensor | None = field(default=None, init=False, repr=False)
 
@@ -96,21 +96,6 @@ class Recoloured:
     def labels(self) -> np.ndarray | None:
         return self.source.labels
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    @property
-    def resident_bytes(self) -> int:
-        return getattr(self.source, "resident_bytes", RESIDENT_BYTES)
-
-    @property
-    def skipped(self) -> list[str]:
-        return getattr(self.source, "skipped", [])
-
-    def __len__(self) -> int:
-        return len(self.source)
-
     def __getitem__(self, i: int) -> np.ndarray:
         image = _read(self.source, i)
         if self.channels == 3:
@@ -119,29 +104,12 @@ class Recoloured:
 
 
 @dataclass(eq=False)
-class Subset:
+class Subset(Wrapper):
     """The images of any source at positions `at` (M,). See `subset`, which knows faster ways for ours."""
 
-    source: Source
     at: np.ndarray
     labels: np.ndarray | None
     _resident: torch.Tensor | None = field(default=None, init=False, repr=False)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.source.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    @property
-    def resident_bytes(self) -> int:
-        return getattr(self.source, "resident_bytes", RESIDENT_BYTES)
-
-    @property
-    def skipped(self) -> list[str]:
-        return getattr(self.source, "skipped", [])
 
     def __len__(self) -> int:
         return len(self.at)

@@ -1,0 +1,136 @@
+"""Labels in a file of their own: .npy, .npz, .csv, .txt, or of torch.save. Nothing in it is executed."""
+
+import csv
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_kd.data.files import first_line, load_tensors
+from ssl_kd.errors import InputError, nearest
+
+
+def read(path: str | Path, key: str | None, count: int, classes: int) -> np.ndarray:
+    """The labels in a file, int64 (count,), -1 for none. Nothing in it is executed. Raises InputError.
+
+    .npy: one array. .npz: the array called `key`. .csv, .txt: a number on each line, or the column that the
+    first line calls `key`. .pt, .pth: what torch.save made of an array, or of a dict that has it under `key`,
+    as CIFAR-N's files. Where there is a single array, no key is needed.
+    """
+    path = Path(str(path)).expanduser()
+    readers = {suffix: _numpy for suffix in (".npy", ".npz")} | {".csv": _text, ".txt": _text}
+    readers |= {suffix: _torch for suffix in (".pt", ".pth")}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"labels.file is one of {', '.join(readers)}, and {path} is not")
+    if not path.is_file():
+        raise InputError(f"labels.file: there is no file {path}")
+    try:
+        found = readers[path.suffix.lower()](path, None if key is None else str(key))
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, csv, the unpicklers: each has types of its own for a damaged file
+        # numpy and torch take any text for a pickle, and advise to switch their safety off
+        unsafe = isinstance(error, pickle.UnpicklingError) or "pickle" in str(error).lower()
+        why = "it is damaged, or holds more than numbers" if unsafe else first_line(error)
+        raise InputError(f"labels.file: {path} cannot be read ({why})") from error
+    labels = found.reshape(-1) if found.ndim == 2 and found.shape[1] == 1 else found
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: labels are whole numbers (N,), not {found.dtype} {found.shape}")
+    if len(labels) != count:
+        raise InputError(f"{path} holds {len(labels)} labels, and the whole train split has {count} images")
+    if not -1 <= labels.min() <= labels.max() < classes:
+        worst = labels.min() if labels.min() < -1 else labels.max()
+        raise InputError(f"{path} holds the label {worst}, which is none of the {classes} classes")
+    return labels.astype(np.int64)
+
+
+def _numpy(path: Path, key: str | None) -> np.ndarray:
+    with path.open("rb") as file:  # given a path, numpy would leave a damaged file open
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return _only(found, path, key)
+        with found:
+            return _called(found, path, key)
+
+
+def _text(path: Path, key: str | None) -> np.ndarray:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file, skipinitialspace=True)
+        rows = [(lines.line_num, row) for row in lines if any(row)]
+    column = 0
+    if key is not None and rows:
+        _, names = rows.pop(0)
+        if key not in names:
+            raise InputError(f'{path} has no column "{key}"; {nearest(key, names)}')
+        column = names.index(key)
+    elif rows and len(rows[0][1]) > 1:
+        raise InputError(f"{path} has several columns; labels.key names one of: {', '.join(rows[0][1])}")
+    labels = []
+    for number, row in rows:
+        cell = row[column].strip() if column < len(row) else ""
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", cell):
+            raise InputError(f'line {number} of {path} says "{cell}", which is not a whole number')
+        labels.append(int(cell))
+    return np.array(labels, dtype=np.int64)
+
+
+class _Kind:
+    """Stands for numpy.dtype in a pickle: what it was called with."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle: numpy's own would believe what the file says of its memory."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: tuple = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def values(self) -> np.ndarray:
+        _, shape, kind, fortran, raw = self.state
+        if not re.fullmatch("[iuf][1248]", kind.code):
+            raise ValueError(f"its labels are {kind.code}, not numbers")
+        order = "<" if kind.order not in ("<", ">") else kind.order
+        flat = np.frombuffer(raw, np.dtype(order + kind.code))
+        return flat.reshape(shape, order="F" if fortran else "C")
+
+
+_STAND_INS: list[Any] = [
+    (_Kind, "numpy.dtype"),
+    (_Array, "numpy.ndarray"),
+    (_Array, "numpy.core.multiarray._reconstruct"),  # numpy 1
+    (_Array, "numpy._core.multiarray._reconstruct"),
+]
+
+
+def _torch(path: Path, key: str | None) -> np.ndarray:
+    with torch.serialization.safe_globals(_STAND_INS):
+        found = load_tensors(path)
+    found = _called(found, path, key) if isinstance(found, dict) else _only(found, path, key)
+    return found.values() if isinstance(found, _Array) else np.asarray(found)
+
+
+def _only(found: Any, path: Path, key: str | None) -> Any:
+    if key is not None:
+        raise InputError(f'{path} is a single array, and has nothing called "{key}" (labels.key)')
+    return found
+
+
+def _called(found: Mapping[str, Any], path: Path, key: str | None) -> Any:
+    names = [str(name) for name in found]
+    if key is None and len(names) != 1:
+        raise InputError(f"{path}: labels.key says which to take of {', '.join(names) or 'nothing'}")
+    if key is not None and key not in names:
+        raise InputError(f'{path} has no "{key}"; {nearest(key, names)}')
+    return found[list(found)[0 if key is None else names.index(key)]]
