@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ssl_kd.cache import Cache
+from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data, Source
 from ssl_kd.data.adapt import as_channels, hold_out
@@ -179,8 +180,8 @@ def build_cohort(
             peers[str(name)] = build_peer(str(name), node, surroundings)
         if node.get("weights") and sources:
             cut = node.cut.of if node.get("cut") else ""
-            start_from(peers[str(name)], str(name), node.weights, bool(node.get("frozen")), cut)
-        if node.get("frozen"):
+            start_from(peers[str(name)], str(name), node.weights, is_frozen(node), cut)
+        if is_frozen(node):
             frozen.append(str(name))
         if node.get("follow"):
             options = {str(key): make(value) for key, value in node.follow.items()}

@@ -52,7 +52,12 @@ def named(peers: Any, template: DictConfig | Callable[[str], DictConfig], separa
 
 def learners(peers: DictConfig) -> list[str]:
     """Names of the peers that learn by gradient."""
-    return [str(name) for name, peer in peers.items() if not peer.get("frozen") and not peer.get("follow")]
+    return [str(name) for name, peer in peers.items() if not is_frozen(peer) and not peer.get("follow")]
+
+
+def is_frozen(peer: DictConfig) -> bool:
+    """Whether nothing of it learns; of a peer with `frozen: backbone` the heads do."""
+    return peer.get("frozen") is True
 
 
 def add_others(

@@ -193,6 +193,11 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
     """
     for name in list(config.peers):
         peer = config.peers[name]
+        heads = peer.get("heads")
+        for head in [head for head in heads if heads[head] is None] if isinstance(heads, DictConfig) else []:
+            del heads[head]  # as ~peers.NAME.heads.HEAD, in a method
+        if peer.get("frozen") == "backbone" and not heads:
+            raise InputError(f"peers.{name}.frozen is backbone, so its heads learn, and it has none")
         if "_target_" in peer:
             continue
         for key in peer:
@@ -204,9 +209,6 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
             raise InputError(f"peers.{name}.weights is needed; give it as peers.{name}.weights=...")
         if peer.get("backbone") is None:
             raise InputError(f'the peer "{name}" names no backbone, as in peers.{name}.backbone=resnet20')
-        heads = peer.get("heads")
-        for head in [head for head in heads if heads[head] is None] if isinstance(heads, DictConfig) else []:
-            del heads[head]  # as ~peers.NAME.heads.HEAD, in a method
         config.peers[name] = described(peer)
         architecture.settle(config.peers[name], str(name))
         _anywhere(config.peers[name])

@@ -34,6 +34,7 @@ class Encoder(nn.Module):
         the list of them, each (N, ...). It detaches what is not to learn from this peer.
     stages: hidden stages to give out beside those that a head reads; a mapping names them anew.
     per_view: every view is a forward with batch statistics of its own, instead of one over all V * B rows.
+    frozen_backbone: the heads alone learn; the backbone stays as it is and in eval mode.
 
     A head with views of its own sees those of the first entry of `views`, changed.
 
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
         sees: Sequence[str] = (),
         stages: Sequence[str] | Mapping[str, str] = (),
         per_view: bool = False,
+        frozen_backbone: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -64,12 +66,21 @@ class Encoder(nn.Module):
             if reads != "embedding" and reads not in self.heads and reads not in self.stages:
                 self.stages[reads] = reads
         self.per_view = per_view
+        self.frozen_backbone = frozen_backbone
+        if frozen_backbone:
+            self.backbone.requires_grad_(False).eval()
         self.tap: list[Tensor] | None = None  # gets the embeddings (N, D) with their graph
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of what `forward` returns."""
         return ("embedding", *self.stages, *self.heads)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        super().train(mode)
+        if self.frozen_backbone:
+            self.backbone.eval()
+        return self
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> embedding (N, D): what the probes and a deployed network use."""

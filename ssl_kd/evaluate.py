@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ssl_kd.build import build_cohort
+from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.data import Data, Plain, Source, in_order
 from ssl_kd.data.adapt import subset
@@ -78,7 +79,7 @@ def classifiers(config: DictConfig) -> dict[str, str]:
     for term in config.terms.values():
         if (term.get("loss") or {}).get("_target_") in _OF_LOGITS and "teacher" in term:
             ends = [str(term[end]).partition(".")[::2] for end in ("student", "teacher")]
-            if config.peers[ends[1][0]].get("frozen") and all(_says_class(config, *end) for end in ends):
+            if is_frozen(config.peers[ends[1][0]]) and all(_says_class(config, *end) for end in ends):
                 found = dict(ends) | found
     return found
 

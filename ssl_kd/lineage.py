@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.cast import learners
+from ssl_kd.cast import is_frozen, learners
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_config, read_json
 
@@ -96,7 +96,7 @@ def _take(peer: DictConfig, name: str) -> None:
     found = OmegaConf.create({"backbone": theirs.backbone})
     if "cut" in theirs:
         found.cut = theirs.cut
-    if peer.get("frozen"):  # what it says it has learned to say
+    if is_frozen(peer):  # what it says it has learned to say
         found.heads = _named(theirs.get("heads") or {}, peer.get("heads") or {})
     if "cut" in peer:
         if "cut" in theirs:

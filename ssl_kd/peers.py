@@ -96,6 +96,7 @@ def build_peer(name: str, node: DictConfig, around: Surroundings) -> nn.Module:
         module = _head(head, reads, heads, backbone, around, f"{path}.heads.{head_name}")
         heads[str(head_name)] = Head(module, reads, _changed(head, f"{path}.heads.{head_name}.views"))
     options = {key: make(node[key]) for key in ("views", "per_view") if key in node}
+    options["frozen_backbone"] = node.get("frozen") == "backbone"
     return Encoder(backbone, heads, sees=sees, stages=stages, **options)
 
 

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Group
 from rich.table import Table
 
+from ssl_kd.cast import is_frozen
 from ssl_kd.groups import config_folder
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
@@ -87,7 +88,7 @@ def graph(config: DictConfig) -> list[str]:
         said = [f"<── {', '.join(teachers)}"] if teachers else []
         said += [f"reads {', '.join(others)}"] if others else []
         said += [f"follows {peer.follow.leader}"] if peer.get("follow") else []
-        said += ["frozen"] if peer.get("frozen") else []
+        said += ["frozen"] if is_frozen(peer) else ["backbone frozen"] if peer.get("frozen") else []
         lines.append(f"{name:<{width}} {'; '.join(said) or 'alone'}")
     return lines
 

@@ -25,6 +25,7 @@ from ssl_kd.build import (
     read_data,
 )
 from ssl_kd.cache import Cache
+from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Cohort
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
@@ -146,7 +147,7 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
     )
     terms, fresh = build_terms(config), not _folder(config).self_contained
     for name in classifiers(config) if fresh else ():
-        if config.peers[name].get("frozen") and is_run(config.peers[name].get("weights")):
+        if is_frozen(config.peers[name]) and is_run(config.peers[name].get("weights")):
             check_classes(name, config.peers[name].weights, data.train.classes)
     own = build_cohort(config, data.train.shape, terms, sources=fresh)
     if accelerator.num_processes > 1:

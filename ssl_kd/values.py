@@ -67,6 +67,7 @@ def number(least: float | None = None, most: float | None = None) -> Kind:
 
 positive = Kind("a number above 0", lambda value: number().holds(value) and value > 0)
 truth = Kind("true or false", lambda value: isinstance(value, bool))
+whole_or_backbone = truth | Kind("backbone", lambda value: value == "backbone")
 text = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 texts = Kind("a list of names", lambda value: isinstance(value, list) and all(map(text.holds, value)))
 group = Kind("a group of options", lambda value: isinstance(value, dict))
@@ -135,7 +136,7 @@ VALUES = {
     "optim.rate": number(0) | group,
     "peers": group,
     "peers.*": group,
-    "peers.*.frozen": truth,
+    "peers.*.frozen": whole_or_backbone,
     "peers.*.cache": truth,
     "peers.*.lr_scale": number(0),
     "peers.*.cut": whole(0) | group | null,

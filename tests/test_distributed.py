@@ -64,7 +64,7 @@ METHODS = {
         f"peers={{teacher: {{backbone: resnet8, frozen: true}}, student: {TINY}}}",
         *NO_HEADS,
     ],
-    "retrain": ["method=retrain", f"peers={{network: {{backbone: {TINY[11:-1]}, frozen: true}}}}"],
+    "retrain": ["method=retrain", f"peers={{network: {{backbone: {TINY[11:-1]}, frozen: backbone}}}}"],
     "dml": ["method=dml", PAIR],
     "dcm": ["method=dcm", PAIR],
     "ffsd": ["method=ffsd", PAIR],

@@ -97,3 +97,16 @@ def test_a_head_with_views_of_its_own_on_top_of_another_head_is_refused():
     heads = {"z": nn.Linear(8, 5), "turn": Head(nn.Linear(5, 4), "z", quarter_turns)}
     with pytest.raises(InputError, match='the head "turn" reads the head "z" and sees what that one sees'):
         Encoder(Backbone(), heads)
+
+
+def test_of_a_frozen_backbone_the_heads_alone_learn_and_its_statistics_stay():
+    encoder = Encoder(
+        Backbone(), {"z": nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5))}, frozen_backbone=True
+    )
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    encoder.train()
+    encoder({"views": VIEWS}, {})["z"].square().sum().backward()
+    learn = {name for name, value in encoder.named_parameters() if value.grad is not None}
+    assert learn == {name for name, _ in encoder.named_parameters() if name.startswith("heads.")}
+    changed = {key for key, value in encoder.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"heads.z.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}

@@ -52,12 +52,12 @@ def test_the_distance_to_several_teachers_is_the_mean_of_slices_of_the_unit_feat
     assert cosine_distance(student, together).item() == pytest.approx(wanted.item())
 
 
-def test_what_is_concatenated_gets_no_gradient_and_is_as_long_as_it_was_where_that_is_asked_for():
+def test_what_is_concatenated_gets_no_gradient():
     x, y = rows(3, 2).requires_grad_(), rows(3, 5).requires_grad_()
-    module = Concatenated(["a.z", "b.z"], {"a.z": (2,), "b.z": (5,)}, unit_length=False)
+    module = Concatenated(["a.z", "b.z"], {"a.z": (2,), "b.z": (5,)})
     said = module([x, y])
     assert said.shape == (3, 7) == (3, module.width) and not said.requires_grad
-    assert torch.equal(said, torch.cat([x, y], 1).float()) or torch.equal(said, torch.cat([x, y], 1))
+    assert torch.allclose(said[:, :2].norm(dim=1), torch.ones(3, dtype=said.dtype))
 
 
 def test_the_cosine_classifier_knows_directions_alone():
@@ -123,7 +123,7 @@ def summary(run: Path) -> dict:
 
 
 def test_each_stage_says_how_it_does_on_frequent_and_rare_classes(runs):
-    for run, name in (("t0", "t"), ("one", "student"), ("both", "s"), ("new", "classifier")):
+    for run, name in (("t0", "t"), ("one", "student"), ("both", "s"), ("new", "network")):
         scores = summary(runs / run)[name]
         groups = [scores[f"top1_{group}"] for group in ("many", "medium", "few")]
         assert min(groups) <= scores["top1"] <= max(groups), run
@@ -144,10 +144,35 @@ def test_a_classifier_that_is_trained_anew_leaves_the_network_as_it_was(runs):
     before, after = (ssl_kd.load(runs / run).cohort.peers for run in ("t0", "new"))
     for key, value in before["t"].backbone.state_dict().items():
         assert torch.equal(after["network"].backbone.state_dict()[key], value)
-    assert [name for name, _ in after["classifier"].named_parameters()] == [
-        "heads.logits.weight",
-        "heads.logits.bias",
-    ]
+    learned = [name for name, value in after["network"].named_parameters() if value.requires_grad]
+    assert learned == ["heads.classifier.weight", "heads.classifier.bias"]
+
+
+def test_the_classifier_that_is_trained_anew_is_what_is_exported(runs, tmp_path):
+    export(str(runs / "new"), "network", str(tmp_path / "new.safetensors"), format="safetensors")
+    network = ssl_kd.load(runs / "new").cohort.peers["network"].eval()
+    images = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        said = network.heads["classifier"](network.embed(images))
+        assert torch.allclose(read(tmp_path / "new.safetensors")(images), said, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["method=simclr", "peers={a: resnet8}", "peers.a.frozen=body"], "true or false or backbone"),
+        (
+            [
+                "method=dogo",
+                "peers={a: {backbone: resnet8, frozen: backbone, heads: {projection: null}}, b: resnet8}",
+            ],
+            "it has none",
+        ),
+    ],
+)
+def test_what_a_frozen_backbone_cannot_be(words, why):
+    with pytest.raises(InputError, match=why):
+        compose(words)
 
 
 def test_a_frozen_network_has_the_heads_that_it_learned_and_are_asked_for(runs):

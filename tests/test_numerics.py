@@ -315,7 +315,7 @@ def trained(words: list[str], precision: str) -> tuple[dict[str, float], dict[st
     prepared, *optimizers = accelerator.prepare(made.cohort, *made.optimizers)
     result = step(prepared, made.terms, made.batches[0], [], accelerator, made.config.steps - 1)
     gradients = {
-        name: torch.cat([p.grad.flatten() for p in made.cohort.peers[name].parameters()])
+        name: torch.cat([p.grad.flatten() for p in made.cohort.peers[name].parameters() if p.requires_grad])
         for name in made.cohort.trainable
         if any(p.grad is not None for p in made.cohort.peers[name].parameters())
     }

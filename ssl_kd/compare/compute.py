@@ -18,9 +18,9 @@ def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]], folder: str
     """Multiply-adds of the networks over a whole training, or NaN and the reason.
 
     runs: (config, summary) of runs that differ in their seed alone; folder: of the first. Counted is the
-    forward pass of each peer for every image and view that it sees, three times for those that learn (four
-    with grad_cache, which runs it twice) and once in the whole training for a peer with a cache, with its
-    heads: exits may cost as much as a network. Losses and views are left out.
+    forward pass of each peer for every image and view that it sees, three times for those whose backbone
+    learns (four with grad_cache, which runs it twice) and once in the whole training for a peer with a
+    cache, with its heads: exits may cost as much as a network. Losses and views are left out.
     """
     config = runs[0][0]
     kept = [summary.get("training_macs") or summary.get("macs") for _, summary in runs]
@@ -33,7 +33,7 @@ def training_macs(runs: Sequence[tuple[DictConfig, dict[str, Any]]], folder: str
         per_image = sum(
             float(forward.get(str(name), 0))
             * _views(peer, config)
-            * (factor if name in learning else 1)
+            * (factor if name in learning and not peer.get("frozen") else 1)
             / (config.epochs if peer.get("cache") else 1)
             for name, peer in config.peers.items()
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.cast import learners
+from ssl_kd.cast import is_frozen, learners
 from ssl_kd.compare.groups import Group
 from ssl_kd.compare.notes import equal_compute
 from ssl_kd.compare.runs import Entry
@@ -19,8 +19,8 @@ def counterparts(group: Group, base: Group) -> tuple[dict[str, str], list[str]]:
     """
     own, theirs = _networks(group.runs[0]), _networks(base.runs[0])
     peers = group.runs[0].config.peers
-    frozen = [str(name) for name, peer in peers.items() if peer.get("frozen")]
-    pairs, notes = {}, [f"{name} of {group.name} is frozen and not compared." for name in frozen]
+    still = [str(name) for name, peer in peers.items() if is_frozen(peer)]
+    pairs, notes = {}, [f"{name} of {group.name} is frozen and not compared." for name in still]
     for name, network in own.items():
         equal = [other for other, its in theirs.items() if its == network]
         if not equal and peers[name].get("sees"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import full, unit
+from ssl_kd.losses.rows import unit
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -17,11 +17,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Concatenated(nn.Module):
     """Backbone of a peer that sees embeddings (N, D_i) of others: (N, sum of D_i), without gradient to them.
 
-    sees: their addresses; shapes: of what they say, (D,). unit_length: each at length 1, so that none of them
+    sees: their addresses; shapes: of what they say, (D,). Each is brought to length 1, so that none of them
     counts for more. Raises InputError for what is not one row for each image.
     """
 
-    def __init__(self, sees: Sequence[str], shapes: Shapes, unit_length: bool = True) -> None:
+    def __init__(self, sees: Sequence[str], shapes: Shapes) -> None:
         super().__init__()
         for address in sees:
             if len(shapes.get(address, (0,))) != 1:
@@ -31,12 +31,11 @@ class Concatenated(nn.Module):
         missing = [address for address in sees if address not in shapes]
         if missing:
             raise InputError(f'nothing before says "{missing[0]}"; there are: {", ".join(shapes)}')
-        self.unit_length, self.stage_channels = unit_length, {}  # type: ignore[var-annotated]
+        self.stage_channels: dict[str, int] = {}
         self.width = sum(shapes[address][0] for address in sees)
 
     def forward(self, rows: Sequence[Tensor]) -> Tensor:
-        parts = [unit(row.detach()) if self.unit_length else full(row.detach()) for row in rows]
-        return torch.cat(parts, dim=1)
+        return torch.cat([unit(row.detach()) for row in rows], dim=1)
 
 
 class Feature(nn.Sequential):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 from omegaconf import DictConfig
 
+from ssl_kd.cast import is_frozen
 from ssl_kd.show import links, read
 
 WIDTH, BOX, TALL = 480, 150, 64  # pixels of the drawing, and of a box
@@ -68,7 +69,7 @@ def drawing(config: DictConfig) -> Markup:
     parts += [path for path, _ in bent]
     for name in names:
         peer = config.peers[name]
-        learns = name in taught and not peer.get("frozen") and not peer.get("follow")
+        learns = name in taught and not is_frozen(peer) and not peer.get("follow")
         parts.append(_box(places[name], name, _about(peer), tasks[name], config, learns))
     parts += [label for _, label in bent]
     said = "; ".join(
@@ -139,7 +140,7 @@ def _about(peer: DictConfig) -> str:
 
 def _box(place: Place, name: str, about: str, tasks: list[str], config: DictConfig, learns: bool) -> Markup:
     peer = config.peers[name]
-    state = "frozen" if peer.get("frozen") else "moving average" if peer.get("follow") else ""
+    state = "frozen" if is_frozen(peer) else "moving average" if peer.get("follow") else ""
     below = ", ".join(tasks) or state
     rows = [(name, 15, 600, "text")] + ([(about, 11.5, 400, "muted")] if about != name else [])
     rows += [(below, 11.5, 400, "accent" if tasks else "muted")] if below else []
