@@ -119,20 +119,21 @@ def score_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def deploy(peers: Mapping[str, Any]) -> str:
-    """Which peer to use. Chosen on the held-out tenth of the train split: the test split selects nothing."""
+def deploy(peers: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Which peer to use, and why. By a held-out tenth of the train split; the test split selects nothing."""
     if not peers:
-        return "no network that learned embeds images by itself"
+        return None, "no network that learned embeds images by itself"
     if len(peers) == 1:
-        return f"deploy {next(iter(peers))}, the only peer"
+        name = next(iter(peers))
+        return name, f"deploy {name}, the only peer"
     judged = {name: scores for name, scores in peers.items() if scores.get("linear_held_out") is not None}
     if not judged:
         name = min(peers, key=lambda name: peers[name]["parameters"])
-        return f"deploy {name}, the smallest: without a linear probe nothing else tells the peers apart"
+        return name, f"deploy {name}, the smallest: without a linear probe nothing else tells the peers apart"
     best = max(scores["linear_held_out"] for scores in judged.values())
     equal = [name for name, scores in judged.items() if scores["linear_held_out"] == best]
     name = min(equal, key=lambda name: judged[name]["parameters"])
-    return (
+    return name, (
         f"deploy {name}: best linear probe on a held-out tenth of the train split "
         f"({100 * best:.1f} %), {judged[name]['parameters']:,} parameters"
     )

@@ -108,7 +108,9 @@ class Finished:
         if not self.peers:
             raise InputError(f"{self.run.folder} has no peer that embeds images")
         if peer is None and len(self.peers) > 1:
-            raise InputError(f"peer is needed; {self.run.folder} has: {', '.join(self.peers)}")
+            raise InputError(
+                f"peer is needed, as peer={self.peers[0]}; {self.run.folder} has: {', '.join(self.peers)}"
+            )
         name = self.peers[0] if peer is None else peer
         if name not in self.peers:
             near = nearest(str(name), list(self.peers))

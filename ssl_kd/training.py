@@ -1,6 +1,7 @@
 """One training run, from a composed config to the table at its end."""
 
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Sequence
@@ -370,6 +371,10 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
     if not missing:
         say(parts, score_table(summary))
-    say(parts, deploy({k: v for k, v in summary["peers"].items() if k in candidates(parts.own)}))
+    best, why = deploy({k: v for k, v in summary["peers"].items() if k in candidates(parts.own)})
+    say(parts, why)
     if missing:
         say(parts, missing)
+    if best is not None:
+        run = shlex.quote(f"run={parts.config.run}")
+        say(parts, f"next: ssl-kd report {run}; ssl-kd export {run} peer={best}")

@@ -151,7 +151,7 @@ def test_what_is_no_image_is_refused_in_one_sentence(pair, images, said):
 
 
 def test_another_peer_or_no_classifier_is_refused(pair):
-    with pytest.raises(InputError, match="peer is needed; .* has: small, large"):
+    with pytest.raises(InputError, match="peer is needed, as peer=small; .* has: small, large"):
         pair.embed(np.zeros((1, 8, 8), np.uint8))
     with pytest.raises(InputError, match='did you mean "small"'):
         pair.embed(np.zeros((1, 8, 8), np.uint8), "smal")

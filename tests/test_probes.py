@@ -125,6 +125,16 @@ def test_images_come_in_the_memory_format_of_the_weights(memory_format):
     assert seen == [True] * 3
 
 
+def test_a_cpu_embeds_many_images_in_parts_and_says_the_same():
+    model, batch = network().eval(), torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    rows, _ = embed(model, [(batch, torch.zeros(300))], unit, "cpu")
+    assert seen == [128, 128, 44]
+    with torch.no_grad():
+        torch.testing.assert_close(rows, model(unit(batch)))
+
+
 def test_pixels_are_flat_floats_in_the_unit_interval_at_the_size_asked_for():
     batches = images(size=32)
     rows, labels = pixels(batches)

@@ -66,7 +66,12 @@ def curve(folder: str) -> list[tuple]:
 def test_a_run_leaves_its_config_metrics_checkpoint_scores_and_baselines(capsys):
     assert main([*QUICK, "run=runs/a", "log_every=1", "probe.every=1"]) == 0
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) <= 30 and "deploy " in printed and "raw pixels" in printed
+    assert (
+        len(printed.splitlines()) <= 30
+        and "raw pixels" in printed
+        and "deploy " in printed
+        and "next: ssl-kd report run=runs/a; ssl-kd export run=runs/a peer=" in printed
+    )
     files = {str(path.relative_to("runs/a")) for path in Path("runs/a").rglob("*") if path.is_file()}
     assert {"config.yaml", "environment.json", "metrics.jsonl", "summary.json"} <= files
     assert {

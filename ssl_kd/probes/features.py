@@ -1,6 +1,6 @@
 """What a probe sees of a network: one row of numbers per image, made once and kept on the CPU."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
 
+CPU_PIXELS = (
+    1 << 17
+)  # that a CPU embeds at once, and 16 images at least: more leave its caches, and take longer
 Images = Iterable[tuple[Tensor, Tensor]]  # batches of uint8 (b, C, H, W) and int64 (b,)
 
 
@@ -46,15 +49,25 @@ def embed(
     with evaluating(module), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch, label in images:
             views = plain(batch.to(device, non_blocking=True)).float()
-            out = network(views.contiguous(memory_format=memory_format))  # (b, D)
-            if not isinstance(out, Tensor) or out.shape[:-1] != batch.shape[:1]:
-                found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise InputError(f"a probe needs one row per image, (b, D), and the network gave {found}.")
-            rows.append(out.float().cpu())
+            for part in _parts(views.contiguous(memory_format=memory_format)):
+                out = network(part)  # (b, D)
+                if not isinstance(out, Tensor) or out.shape[:-1] != part.shape[:1]:
+                    found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                    raise InputError(
+                        f"a probe needs one row per image, (b, D), and the network gave {found}."
+                    )
+                rows.append(out.float().cpu())
             labels.append(label.cpu().long())
     if not rows:
         raise InputError("a probe needs images, and there are none.")
     return torch.cat(rows), torch.cat(labels)
+
+
+def _parts(views: Tensor) -> Sequence[Tensor]:
+    """The views (b, C, H, W) as the device takes them at once."""
+    if views.device.type != "cpu" or views.dim() < 3:
+        return [views]
+    return views.split(max(16, CPU_PIXELS // max(1, views.shape[-1] * views.shape[-2])))
 
 
 def pixels(images: Images, size: int = 32) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Seen:
     """The images of a report: a bank of train images, and those that are asked about.
 
     Splits that are larger than BANK and IMAGES give so many images, evenly spaced. Without a test split, the
-    bank itself is asked about.
+    bank itself is asked about, and then is of IMAGES too: there are no scores that it could be complete for.
     """
 
     bank: Source
@@ -75,7 +75,7 @@ class Embedded:
 def choose(run: Reported) -> Seen:
     """The images that a report shows."""
     data = run.data.scored
-    bank, bank_at = _spread(data.train, BANK)
+    bank, bank_at = _spread(data.train, BANK if data.test is not None else IMAGES)
     if data.test is None:
         return Seen(bank, bank, "train", bank_at, len(bank) == len(data.train))
     asked, at = _spread(data.test, IMAGES)

@@ -42,8 +42,7 @@ def _sections(run: Reported, how: str) -> list[Section]:
         *predictions.sections(run, seen, embedded),
     ]
     if not seen.whole:
-        left_out = (
-            f" Of larger splits {BANK:,} train and {IMAGES:,} other images are looked at, evenly spaced."
-        )
+        most = f"{BANK:,} train and {IMAGES:,} other images" if seen.tested else f"{IMAGES:,} images"
+        left_out = f" Of larger splits {most} are looked at, evenly spaced."
         pages = [Section(page.title, page.lead + left_out, page.blocks) for page in pages]
     return [*found, *pages]

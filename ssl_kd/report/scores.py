@@ -41,7 +41,7 @@ def section(run: Reported) -> Section:
         parts.append(table(rows, loud, f"Accuracy on {run.scored_on}, %"))
     learn = {name: own for name, own in run.scores.items() if name in candidates(run.cohort)}
     if learn and all("parameters" in own for own in learn.values()):
-        text = deploy(learn)
+        _, text = deploy(learn)
         parts.append(blocks.callout(f"{text[0].upper()}{text[1:]}."))
     for name, content in probed(run).items():
         parts += _file(name, content) if name != "health" else []
