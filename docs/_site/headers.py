@@ -1,13 +1,11 @@
-"""The header of configs/method/NAME.yaml as Markdown: source, objective, commands, results, remarks.
-
-A header is paragraphs; each shows what it is: commands begin with `ssl-kd`, an objective has an equation or
-indented lines, a measurement begins with "Measured".
-"""
+"""The header of configs/method/NAME.yaml as Markdown: source, objective, commands, results, remarks."""
 
 import re
 from html import escape
-from itertools import groupby
 from typing import NamedTuple
+
+from ssl_kd.headers import blocks, commands, paragraphs
+from ssl_kd.headers import header as header
 
 
 class Header(NamedTuple):
@@ -20,25 +18,18 @@ class Header(NamedTuple):
     remarks: str
 
 
-def lines(text: str) -> list[str]:
-    """The header's lines of a YAML file, without their marks."""
-    return [line[2:].rstrip() for line in text.splitlines() if line.startswith("#")][1:]
-
-
 def read(text: str) -> Header:
     """What the header of a YAML file says."""
-    paragraphs = [part.split("\n") for part in re.split(r"\n\n+", "\n".join(lines(text)))]
+    first, *rest = paragraphs(header(text))
     parts: dict[str, list[str]] = {name: [] for name in Header._fields}
-    parts["source"].append(_prose(paragraphs[0]))
-    for paragraph in paragraphs[1:]:
-        if paragraph[0].startswith("ssl-kd "):
-            parts["commands"].append(_commands(paragraph))
-        elif paragraph[0].startswith("Measured"):
-            parts["measured"].append(_prose(paragraph))
-        elif any(line.startswith("  ") for line in paragraph) or re.match(r".{,20} = ", paragraph[0]):
-            parts["objective"].append(_equation(paragraph))
+    parts["source"].append(_prose(first.text))
+    for paragraph in rest:
+        if paragraph.kind == "commands":
+            parts["commands"].append("\n".join(["```bash", *commands(paragraph.lines), "```"]))
+        elif paragraph.kind == "objective":
+            parts["objective"].append(_equation(paragraph.lines))
         else:
-            parts["remarks"].append(_prose(paragraph))
+            parts["measured" if paragraph.kind == "measured" else "remarks"].append(_prose(paragraph.text))
     return Header(*("\n\n".join(parts[name]) for name in Header._fields))
 
 
@@ -49,8 +40,8 @@ _NAMED = re.compile(
 )
 
 
-def _prose(paragraph: list[str]) -> str:
-    return _NAMED.sub(_named, " ".join(paragraph))
+def _prose(text: str) -> str:
+    return _NAMED.sub(_named, text)
 
 
 def _named(found: re.Match[str]) -> str:
@@ -61,35 +52,9 @@ def _named(found: re.Match[str]) -> str:
     return word if word.startswith("`") else f"`{word}`"
 
 
-def _equation(paragraph: list[str]) -> str:
-    """Indented lines, set under each other, stay as they stand; those around them may wrap."""
-    blocks = []
-    for laid_out, block in groupby(paragraph, key=lambda line: line.startswith("  ")):
-        text = ("\n" if laid_out else " ").join(block)
-        kind = "laid-out" if laid_out else "running"
-        blocks.append(f'<div class="{kind}">{escape(text, quote=False)}</div>')
-    return f'<pre class="objective">{"".join(blocks)}</pre>'
-
-
-def _commands(paragraph: list[str]) -> str:
-    """Commands with what is said beside them as a comment above; a command may go on in an indented line."""
-    shown: list[str] = []
-    for line in _joined(paragraph):
-        command, _, comment = (part.strip() for part in line.partition("   "))
-        if not command.startswith("ssl-kd "):
-            shown.append(f"# {line.strip()}")
-        elif comment:
-            shown += [f"# {comment}", command]
-        else:
-            shown.append(command)
-    return "\n".join(["```bash", *shown, "```"])
-
-
-def _joined(paragraph: list[str]) -> list[str]:
-    whole: list[str] = []
-    for line in paragraph:
-        if line.startswith("  ") and whole and whole[-1].count("'") % 2:  # inside a quoted word
-            whole[-1] += " " + line.strip()
-        else:
-            whole.append(line)
-    return whole
+def _equation(lines: list[str]) -> str:
+    parts = [
+        f'<div class="{"laid-out" if laid_out else "running"}">{escape(text, quote=False)}</div>'
+        for laid_out, text in blocks(lines)
+    ]
+    return f'<pre class="objective">{"".join(parts)}</pre>'

@@ -67,7 +67,7 @@ def page(name: str) -> str:
         f"| {term} | `{link.student}` | {_code(link.teacher)} | {loss} | {_weight(link)} |"
         for term, loss, link in links(config)
     ]
-    title = TITLES.get(name) or headers.lines(text)[0].partition(":")[0]
+    title = TITLES.get(name) or headers.header(text).partition(":")[0]
     return "\n".join(
         [
             f"# {title}",
@@ -109,7 +109,7 @@ def index(names: list[str]) -> str:
     rows = []
     for name in names:
         text = (config_folder() / "method" / f"{name}.yaml").read_text()
-        first = " ".join(headers.lines(text)).partition(". ")[0]
+        first = " ".join(headers.header(text).split("\n")).partition(". ")[0]
         labels = "batch.label" in str(compose([f"method={name}", *NEEDED.get(name, ())]).terms)
         rows.append(f"| [`{name}`]({name}.md) | {first} | {'yes' if labels else 'no'} |")
     return "\n".join(

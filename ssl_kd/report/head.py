@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 from omegaconf import DictConfig
 
+from ssl_kd import headers
 from ssl_kd.groups import config_folder
 from ssl_kd.report import blocks
 from ssl_kd.report.graph import arrows, drawing
@@ -42,7 +43,7 @@ def sections(run: Reported) -> list[Section]:
     )
     parts = [blocks.drawing(drawing(config)), edges(config)]
     header = method_header(str(config.method))
-    method = [blocks.heading(f"The method, in the words of {config.method}.yaml"), blocks.verbatim(header)]
+    method = [blocks.heading(f"The method, in the words of {config.method}.yaml"), *_method(header)]
     cohort = Section("Cohort", f"Who teaches whom, by which loss, at which weight. {reading}", parts)
     return [about, cohort if not header else Section(cohort.title, cohort.lead, [*parts, *method])]
 
@@ -92,10 +93,20 @@ def method_header(method: str) -> str:
     for folder in (Path.cwd() / "configs", config_folder()):
         path = folder / "method" / f"{method}.yaml"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            head = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
-            return "\n".join(line.lstrip("#").removeprefix(" ") for line in head if "@package" not in line)
+            return headers.header(path.read_text(encoding="utf-8"))
     return ""
+
+
+def _method(text: str) -> list[Markup]:
+    found: list[Markup] = []
+    for paragraph in headers.paragraphs(text):
+        if paragraph.kind == "commands":
+            found.append(blocks.verbatim("\n".join(headers.commands(paragraph.lines))))
+        elif paragraph.kind == "objective":
+            found.append(blocks.verbatim("\n".join(text for _, text in headers.blocks(paragraph.lines))))
+        else:
+            found.append(blocks.paragraph(paragraph.text))
+    return found
 
 
 def edges(config: DictConfig) -> Markup:
