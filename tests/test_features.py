@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ssl_kd.errors import InputError
 from ssl_kd.losses import attention, attention_distance, diversity, feature_distance, shifted
+from ssl_kd.losses.fused import mean_square, unit_distance
+from ssl_kd.losses.rows import unit
 from tests.conftest import det
 
 F1, F2 = det((2, 8, 4, 4), 0.31, 0.1), det((2, 8, 4, 4), 0.53, 0.7)
@@ -209,3 +211,27 @@ def test_maps_of_zeros_give_finite_losses_and_gradients():
 def test_maps_that_do_not_fit_are_refused_in_a_sentence(loss, says):
     with pytest.raises(InputError, match=says):
         loss()
+
+
+@pytest.mark.parametrize("zero", [None, 0, 1])
+def test_the_passes_written_by_hand_are_those_of_the_plain_formula(zero):
+    sides = [det((3, 4, 2, 5), a, b) for a, b in ((0.31, 0.1), (0.53, 0.7))]
+    if zero is not None:
+        sides[zero][1] = 0  # a sample without direction
+    found, wanted = ([side.clone().requires_grad_() for side in sides] for _ in range(2))
+    ours = unit_distance(*found, (-3, -2, -1)).flatten() @ det((3,), 0.9, 0.2)
+    plain = (unit(wanted[0].flatten(1)) - unit(wanted[1].flatten(1))).square().sum(1) @ det((3,), 0.9, 0.2)
+    assert close(ours, plain, 1e-12)
+    ours.backward(), plain.backward()
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-12)
+
+
+def test_half_precision_is_reduced_in_float32_and_its_gradient_is_half():
+    x = det((2, 3, 4, 4), 0.31, 0.1).bfloat16().requires_grad_()
+    said = mean_square(x, -3)
+    assert said.dtype == torch.float32
+    torch.testing.assert_close(said, x.detach().float().square().mean(-3))
+    (said * 3).sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad, (2 * x.detach().float()).bfloat16())

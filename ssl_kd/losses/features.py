@@ -1,10 +1,13 @@
 """Losses between feature maps, and the attention shift that keeps peers apart (Li et al. 2022, FFSD)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd.errors import InputError
+from ssl_kd.losses.fused import mean_square, unit_distance
 from ssl_kd.losses.rows import check_shapes, full, unit
 
 
@@ -14,7 +17,7 @@ def attention(maps: Tensor) -> Tensor:
     maps: (..., C, H, W). Returns (..., H, W), in full precision.
     Source: Li et al. 2022 (FFSD), after Zagoruyko & Komodakis 2017.
     """
-    return full(maps).square().mean(-3)
+    return mean_square(maps, -3)
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -25,7 +28,7 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     1000.
     """
     check_shapes("the feature distance", student, teacher)
-    return (unit(student.flatten(-3)) - unit(teacher.flatten(-3))).square().mean()
+    return unit_distance(student, teacher, (-3, -2, -1)).mean() / math.prod(student.shape[-3:])
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Li et al. 2022 (FFSD), the authors' D of attentions. The mean hides a factor 1 / (H * W).
     """
     a, b = _attentions(student, teacher)  # (..., H * W) both
-    return (unit(a) - unit(b)).square().mean()
+    return unit_distance(a, b, (-1,)).mean() / a.shape[-1]
 
 
 def diversity(student: Tensor, previous: Tensor) -> Tensor:
