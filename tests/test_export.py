@@ -330,7 +330,7 @@ def test_a_file_that_is_read_is_not_trusted(about, said, runs, tmp_path, monkeyp
 def test_export_says_what_it_needs(runs, capsys):
     run = f"run={runs}/dogo"
     for words, said in (
-        ([run], "peer is needed, as peer=small; "),
+        ([run], "peer is needed, as peer=res; "),
         ([run, "peer=vitt"], 'did you mean "vit"'),
         (["peer=a"], "run is needed"),
         ([run, "peer=vit", "too=x"], 'did you mean "to"'),
