@@ -31,6 +31,7 @@ _FROM_DATA = {"steps": "epochs= says how long to train", "classes": "it counts i
 
 
 def assign(config: DictConfig, said: Said) -> None:
+    """Puts what is said of one option into the config. Raises InputError, with the file that said it."""
     try:
         _put(config, said.key, said.value)
     except InputError as error:
