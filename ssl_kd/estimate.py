@@ -25,7 +25,7 @@ from ssl_kd.data import Arrays, Data, Plain, in_order
 from ssl_kd.data.adapt import subset
 from ssl_kd.encoder import Encoder
 from ssl_kd.engine import step
-from ssl_kd.probes.features import embed
+from ssl_kd.probes.features import at_once, embed
 from ssl_kd.training import Parts, assemble
 
 SMALL = 4  # images in each part of the smaller batch
@@ -99,11 +99,17 @@ class Record(TorchDispatchMode):
 
 
 def estimate(
-    config: DictConfig, accelerator: Accelerator, shape: tuple[int, int, int], train: int, test: int
+    config: DictConfig,
+    accelerator: Accelerator,
+    shape: tuple[int, int, int],
+    train: int,
+    test: int,
+    device: str = "cpu",
 ) -> Need:
     """The need of the training that `config` describes, of `train` images (C, H, W), `test` more to score.
 
-    config: composed, with `classes` and `steps` filled in. Raises InputError where the training would.
+    config: composed, with `classes` and `steps` filled in. accelerator: of the CPU, where steps are recorded.
+    device: where the training will be. Raises InputError where the training would.
     """
     small = min(SMALL * config.accumulate, config.batch_size)
     sizes = sorted({small, min(2 * small, config.batch_size)})
@@ -126,7 +132,7 @@ def estimate(
         step=max(0, _scaled(records, sizes, config.batch_size) - gradients),
         images=resident + test * int(np.prod(shape)) if fits else 0,
         workers=0 if fits else _workers(config, shape),
-        embedding=_embedding(config, parts.own, data, train + test) if scored else 0,
+        embedding=_embedding(config, parts.own, shape, train + test, device) if scored else 0,
         scores=_scores(config, parts.own, shape, train + test) if scored else 0,
     )
 
@@ -210,18 +216,24 @@ def _scores(config: DictConfig, cohort: Cohort, shape: tuple[int, int, int], ima
     return 4 * images * (sum(widths) + 3 * widest) + 4 * 8 * widest * widest
 
 
-def _embedding(config: DictConfig, cohort: Cohort, data: Data, images: int) -> int:
-    """A probe's forward pass, in float32 and of `probe.batch_size` images: of the peer that takes most."""
-    small = min(SMALL, len(data.train) // 2 or 1)
-    sizes = [small, min(2 * small, len(data.train))]
+def _embedding(
+    config: DictConfig, cohort: Cohort, shape: tuple[int, int, int], images: int, device: str
+) -> int:
+    """A probe's forward pass, in float32 and of the images embedded at once: of the peer that takes most."""
+    side = config.data.size
+    batch = min(config.probe.batch_size, images)
+    together = min(batch, at_once(side, side)) if device == "cpu" else batch
+    waiting = 4 * (batch - together) * shape[0] * side * side  # float32 views of the others
+    sizes = [SMALL, 2 * SMALL]
+    source = _blank(shape, sizes[-1], None).train
     peaks = [0]
     for peer in _peers(cohort):
         records = []
         for count in sizes:
-            batch = in_order(subset(data.train, np.arange(count)), count)
+            few = in_order(subset(source, np.arange(count)), count)
             gc.collect()
             with Record() as record:
-                embed(peer.embed, batch, Plain(config.data.size), "cpu")
+                embed(peer.embed, few, Plain(side), "cpu")
             records.append(record)
-        peaks.append(_scaled(records, sizes, min(config.probe.batch_size, images)))
+        peaks.append(_scaled(records, sizes, together) + waiting)
     return max(peaks)

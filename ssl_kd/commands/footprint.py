@@ -136,7 +136,7 @@ def footprint(
     own = config.copy()
     own.batch_size = max(config.accumulate, config.batch_size // processes)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if precision == "bfloat16" else "no")
-    need = estimate(own, accelerator, shape, train, test)
+    need = estimate(own, accelerator, shape, train, test, device)
     return Footprint(
         need, program, reading, device, processes, config.batch_size, config.accumulate, precision
     )

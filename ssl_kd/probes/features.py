@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
 
-CPU_PIXELS = (
-    1 << 17
-)  # that a CPU embeds at once, and 16 images at least: more leave its caches, and take longer
+CPU_PIXELS = 1 << 17  # that a CPU embeds at once: more leave its caches, and take longer
 Images = Iterable[tuple[Tensor, Tensor]]  # batches of uint8 (b, C, H, W) and int64 (b,)
 
 
@@ -67,7 +65,12 @@ def _parts(views: Tensor) -> Sequence[Tensor]:
     """The views (b, C, H, W) as the device takes them at once."""
     if views.device.type != "cpu" or views.dim() < 3:
         return [views]
-    return views.split(max(16, CPU_PIXELS // max(1, views.shape[-1] * views.shape[-2])))
+    return views.split(at_once(views.shape[-2], views.shape[-1]))
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of that size, in pixels, a CPU embeds at once: what fits its caches, 16 at least."""
+    return max(16, CPU_PIXELS // max(1, height * width))
 
 
 def pixels(images: Images, size: int = 32) -> tuple[Tensor, Tensor]:
