@@ -207,7 +207,7 @@ def _resolved(word: str, out: Path, seed: int) -> str:
 
 
 def _words(path: Path, name: str, text: Any) -> list[str]:
-    words = shlex.split(text) if isinstance(text, str) else text
+    words = _whole(shlex.split(text)) if isinstance(text, str) else text
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise InputError(
             f'{path}, {name}: options are a text or a list of texts, as in "method=dogo epochs=20"'
@@ -216,6 +216,15 @@ def _words(path: Path, name: str, text: Any) -> list[str]:
         if word.partition("=")[0] in OWN:
             raise InputError(f"{path}, {name}: {word.partition('=')[0]} is filled in by the study")
     return words
+
+
+def _whole(words: list[str]) -> list[str]:
+    """The words, those between an opening bracket and its closing one put together, since no shell does."""
+    joined: list[str] = []
+    for word in words:
+        begun = joined and sum(joined[-1].count(c) for c in "[{") > sum(joined[-1].count(c) for c in "]}")
+        joined[-1:] = [f"{joined[-1]} {word}"] if begun else [*joined[-1:], word]
+    return joined
 
 
 def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[Planned]] | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ seeds: 2
 base: [solo, pair]
 """
 
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+PUBLISHED = sorted(RESULTS.rglob("study.yaml"))
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -97,6 +101,19 @@ def test_a_dry_run_lists_the_commands(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all(line.startswith("to do  ssl-kd train ") for line in lines)
     assert "run=runs/study/solo-0" in lines[0] and "run=runs/study/pair-0" in lines[1]
+
+
+def test_brackets_hold_words_together():
+    write("groups: {two: 'method=dogo peers={a: resnet8, b: {backbone: resnet8}} recipe.scale=[0.5, 1]'}")
+    (run,) = study.read(Path("study.yaml"), Path("runs/s")).runs
+    assert {"peers={a: resnet8, b: {backbone: resnet8}}", "recipe.scale=[0.5, 1]"} <= {*run.words}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.relative_to(RESULTS).as_posix())
+def test_a_published_study_can_be_carried_out_as_it_stands(path, capsys):
+    write(re.sub(r"(?m)^seeds:.*", "seeds: 1", path.read_text()))
+    assert main(["study", "study.yaml", "dry_run=true"]) == 0
+    assert "ssl-kd train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
