@@ -207,7 +207,7 @@ def _resolved(word: str, out: Path, seed: int) -> str:
 
 
 def _words(path: Path, name: str, text: Any) -> list[str]:
-    words = _whole(shlex.split(text)) if isinstance(text, str) else text
+    words = _bracketed(shlex.split(text)) if isinstance(text, str) else text
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise InputError(
             f'{path}, {name}: options are a text or a list of texts, as in "method=dogo epochs=20"'
@@ -218,12 +218,16 @@ def _words(path: Path, name: str, text: Any) -> list[str]:
     return words
 
 
-def _whole(words: list[str]) -> list[str]:
+def _bracketed(words: list[str]) -> list[str]:
     """The words, those between an opening bracket and its closing one put together, since no shell does."""
     joined: list[str] = []
+    depth = 0
     for word in words:
-        begun = joined and sum(joined[-1].count(c) for c in "[{") > sum(joined[-1].count(c) for c in "]}")
-        joined[-1:] = [f"{joined[-1]} {word}"] if begun else [*joined[-1:], word]
+        if depth > 0:
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+        depth = sum(joined[-1].count(c) for c in "[{") - sum(joined[-1].count(c) for c in "]}")
     return joined
 
 

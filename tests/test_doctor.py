@@ -71,6 +71,15 @@ def test_weights_gradients_and_state_are_counted_exactly(accelerator):
     )
 
 
+def test_a_cpu_needs_less_memory_for_a_probe_since_it_embeds_in_parts(accelerator):
+    config = compose(["method=dogo", SMALL, "batch_size=32", "probe.batch_size=2048"])
+    config.classes, config.steps = 10, 10
+    parts, whole = (
+        estimate(config, accelerator, (1, 16, 16), 4000, 200, device).embedding for device in ("cpu", "cuda")
+    )
+    assert 0 < parts < 0.5 * whole  # 512 images of 16 pixels at once, and the views of the others
+
+
 def test_what_does_not_fit_says_what_to_lower(monkeypatch):
     need = Need(100 << 20, 100 << 20, 200 << 20, 8 << 30, 0, 0, 0, 0)
     found = Footprint(need, 700 << 20, 0, "cpu", 1, 512, 1, "float32")
