@@ -24,7 +24,7 @@ from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.machine import channels_last
-from ssl_kd.optim import param_groups
+from ssl_kd.optim import layer_normed, param_groups
 from ssl_kd.peers import BESIDE, Surroundings, build_peer
 from ssl_kd.registry import check, function, make, target
 from ssl_kd.schedules import Weight
@@ -206,7 +206,7 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
 
     Rates are functions of the step.
     """
-    scales = {str(name): peer.get("lr_scale", 1.0) for name, peer in config.peers.items()}
+    scales = rate_scales(config, cohort)
     own = {str(name): peer.optim for name, peer in config.peers.items() if peer.get("optim")}
     shared = [name for name in cohort.trainable if name not in own]
     groups = [("optim", config.optim, shared)] if shared else []
@@ -215,7 +215,7 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
     ]
     optimizers, rates = [], []
     for path, given, names in groups:
-        odd = [key for key in given if key not in config.optim]
+        odd = [key for key in given if key not in config.optim or (key == "layer_norm" and path != "optim")]
         if odd:
             raise InputError(
                 f'"{path}.{odd[0]}" is not an option; {nearest(str(odd[0]), list(config.optim))}'
@@ -232,6 +232,17 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
             optimizers.append(make(node, parameters, **fused))
             rates.append(make(given.get("rate", config.optim.rate)))
     return optimizers, rates
+
+
+def rate_scales(config: DictConfig, cohort: Cohort) -> dict[str, float]:
+    """Peer -> factor on its learning rate: its `lr_scale`, or `optim.layer_norm` where that applies, or 1."""
+    scales = {}
+    for name in cohort.trainable:
+        peer = config.peers[name]
+        share = config.optim.get("layer_norm", 1.0)
+        applies = share != 1 and not peer.get("optim") and layer_normed(cohort.peers[name])
+        scales[name] = peer.get("lr_scale", share if applies else 1.0)
+    return scales
 
 
 def build_batches(

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Cohort
@@ -41,6 +42,18 @@ def param_groups(
                     }
                 )
     return groups
+
+
+def layer_normed(peer: nn.Module) -> bool:
+    """Whether what learns of the peer's backbone is normalised by layers, and nothing of it by batches.
+
+    A batch norm takes the scale of the weights before it away, so a step that is too large undoes itself
+    (Arora, Li, Lyu 2019); a transformer has nothing like it.
+    """
+    backbone = getattr(peer, "backbone", peer)
+    learning = [part for part in backbone.modules() if any(p.requires_grad for p in part.parameters())]
+    batches = any(isinstance(part, _BatchNorm) for part in learning)
+    return not batches and any(isinstance(part, nn.LayerNorm | nn.RMSNorm) for part in learning)
 
 
 class LARS(Optimizer):

@@ -40,8 +40,8 @@ def said_in(path: Path) -> list[tuple[str, Any]]:
     assert isinstance(plain, dict)
     if {"steps", "classes"} & plain.keys():
         raise InputError(
-            f"{path} is the resolved config of a run, not a file of options; run={path.parent} continues "
-            "that run, with the words that began it"
+            f"{path} is the resolved config of a run, not a file of options; to continue that run, "
+            f"repeat the command that began it with run={path.parent}"
         )
     odd = next((key for key in plain if not isinstance(key, str)), None)
     if odd is not None or FILE in plain:

@@ -23,6 +23,7 @@ from ssl_kd.build import (
     build_optimizers,
     build_terms,
     check_options,
+    rate_scales,
     read_data,
 )
 from ssl_kd.cache import Cache
@@ -41,6 +42,7 @@ from ssl_kd.launch import launched
 from ssl_kd.lineage import check_classes, is_run
 from ssl_kd.machine import (
     compile_networks,
+    full_attention,
     full_convolutions,
     keep_freed_memory,
     pick_device,
@@ -131,6 +133,12 @@ def build(config: DictConfig) -> Parts:
         f"{parts.per_epoch} steps, batch {config.batch_size}; {accelerator.num_processes} x "
         f"{accelerator.device.type}, {threads} threads, {precision}",
     )
+    for name, scale in rate_scales(config, parts.own).items():
+        if scale != config.peers[name].get("lr_scale", 1.0):
+            say(
+                parts,
+                f"{name}: {scale:g} of the rate, as it has layer norm and no batch norm (optim.layer_norm)",
+            )
     return parts
 
 
@@ -155,6 +163,8 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
         global_batch_norm(own)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         full_convolutions(own)
+        if not config.compile:
+            full_attention(own)
     if config.compile:
         compile_networks(own)
     own_optimizers, rates = build_optimizers(config, own)

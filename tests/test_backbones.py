@@ -131,8 +131,18 @@ def test_small_networks_keep_the_size_in_the_stem():
     assert sides("resnet20") == sides("wrn-16-2") == sides("mobilenet_v1") == [32, 16, 8]
     assert sides("resnet18") == [32, 16, 8, 4]
     assert sides("timm/resnet18") == [32, 32, 16, 8, 4]  # timm counts the stem
-    assert sides("swin_tiny_patch4_window7_224") == [16, 8, 4, 2]
+    assert sides("swin_tiny_patch4_window7_224") == [32, 16, 8, 4]
+    assert sides("mobilenetv3_small_100") == [32, 32, 16, 8, 4]
     assert sides("vit_tiny_patch16_224") == [8] * 12
+
+
+@pytest.mark.parametrize(("size", "last"), [(16, 2), (24, 3), (28, 4), (32, 4), (48, 6), (64, 4)])
+def test_the_last_map_is_a_quarter_of_that_many_or_more_pixels_whatever_the_size(size, last):
+    for name in ("mobilenetv3_small_100", "torchvision/efficientnet_b0", "torchvision/vgg11"):
+        backbone = create(name, size=size).eval()
+        stage = list(backbone.stage_channels)[-1]
+        edge = backbone.forward_stages(images(1, 3, size), [stage])[1][stage].shape[-1]
+        assert edge in (last, size // 8), (name, edge)
 
 
 def test_large_images_get_the_original_stem():

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from ssl_kd import Cohort, Encoder
 from ssl_kd.backbones import create
 from ssl_kd.errors import InputError
-from ssl_kd.machine import compile_networks, full_convolutions, lacks_memory
+from ssl_kd.machine import MOST_TOKENS, compile_networks, full_attention, full_convolutions, lacks_memory
 from tests.conftest import newer_torch
 
 
@@ -156,3 +156,45 @@ def test_what_torch_says_where_memory_ends_is_known():
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 50)
     assert "the machine has not enough memory" in lacks_memory(error.value)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 1024])
+def test_attention_that_learns_computes_in_float32_under_autocast_unless_it_is_long(tokens):
+    torch.manual_seed(0)
+    net = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(2, tokens, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = net(x, x, x, need_weights=False)[0]
+    plain = net(x, x, x, need_weights=False)[0]
+    wrapped = torch.nn.Sequential(_Itself(net))
+    full_attention(wrapped)
+    assert torch.equal(wrapped(x), plain)  # without autocast: as it is
+    with torch.autocast("cpu", torch.bfloat16):
+        found = wrapped(x)
+        with torch.no_grad():
+            assert torch.equal(wrapped(x), before)
+    assert found.dtype == torch.bfloat16
+    short = tokens <= MOST_TOKENS
+    assert torch.equal(found, before) != short
+    if short:
+        assert (found - plain).abs().mean() < (before - plain).abs().mean()
+    with torch.autocast("cpu", torch.bfloat16):  # and only inside of that module
+        assert torch.equal(net(x, x, x, need_weights=False)[0], before)
+
+
+def test_attention_is_torchs_own_after_an_error_in_the_module():
+    own = torch.nn.functional.scaled_dot_product_attention
+    wrapped = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    full_attention(wrapped)
+    with pytest.raises(RuntimeError):
+        wrapped(torch.zeros(2, 3))
+    assert torch.nn.functional.scaled_dot_product_attention is own
+
+
+class _Itself(torch.nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]

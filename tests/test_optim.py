@@ -7,7 +7,7 @@ from torch import nn
 from ssl_kd.build import build_cohort, build_optimizers
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import compose
-from ssl_kd.optim import LARS, param_groups
+from ssl_kd.optim import LARS, layer_normed, param_groups
 from tests.conftest import det
 
 GOLDEN = {
@@ -50,6 +50,34 @@ def test_groups_are_by_peer_with_decay_on_weights_alone():
         ("b", 0.1, True, 0.5, 1),
         ("b", 0.0, False, 0.5, 3),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "scale"),
+    [
+        (["peers=[resnet8]"], 1.0),
+        (["peers=[mobilenetv3_small_100]"], 1.0),
+        (["peers=[vit_tiny_patch16_224]"], 0.25),
+        (["peers={a: convnext_atto}"], 0.25),
+        (["peers={a: convnext_atto}", "optim.layer_norm=0.5"], 0.5),
+        (["peers={a: convnext_atto}", "optim=sgd"], 1.0),
+        (["peers={a: convnext_atto}", "peers.a.lr_scale=1"], 1.0),
+        (["peers={a: convnext_atto}", "peers.a.optim.rate=0.001"], 1.0),
+        (["peers=[vit_tiny_patch16_224]", "preset=reference"], 1.0),  # the authors' own rate
+    ],
+)
+def test_a_network_normalised_by_layers_has_a_share_of_the_rate(words, scale):
+    config = compose(["method=simclr", *words])
+    config.steps = 10
+    (optimizer,), _ = build_optimizers(config, build_cohort(config, (3, 32, 32)))
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {scale}
+
+
+def test_a_frozen_layer_norm_does_not_count():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert layer_normed(net)
+    net[1].requires_grad_(False)
+    assert not layer_normed(net)
 
 
 @pytest.mark.parametrize(

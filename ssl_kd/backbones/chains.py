@@ -1,8 +1,8 @@
 """torchvision's other convolutional networks: a chain of modules, cut into stages where the size falls.
 
 For images of at most 64 pixels the stem is lowered as `timm_models` says of networks without patches: once
-always, and again until the last map is at least 2x2. The classifier goes, with the fixed grid that VGG and
-AlexNet have below it: the embedding is the mean of the last map.
+always, and again until the last map is at least 4x4 (3x3 below 32 pixels, 2x2 below 24). The classifier goes,
+with the fixed grid that VGG and AlexNet have below it: the embedding is the mean of the last map.
 """
 
 from collections.abc import Mapping

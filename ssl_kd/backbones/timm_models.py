@@ -7,8 +7,9 @@ The stem. timm's networks divide the size by 32 or cut it into patches of 16, wh
    half of that; a plain ViT (one resolution in all blocks) with the largest that gives at least 8x8 tokens;
 2. in any other, the first strided convolutions that run (several where branches share the input) get half
    their stride; a first pooling goes, and so does a max-pool that is the next reduction by itself (ResNet);
-3. once always, and again until the last map is at least 2x2. What then no longer runs (an attention bias
-   sized to the image, say), or lets no patch be chosen, stays as timm made it.
+3. once always, and again until the last map is at least 4x4 (3x3 below 32 pixels, 2x2 below 24). What then
+   no longer runs (an attention bias sized to the image, say), or lets no patch be chosen, stays as timm
+   made it.
 
 Every attempt starts from the same state of torch's generator: the weights are those of one construction.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_kd.backbones.cifar import anew
-from ssl_kd.backbones.stems import SIDE, SMALL, UNFIT, drop_unused, dry, lower, probe_image, reductions
+from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lower, probe_image, reductions, side_of
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError
 
@@ -132,7 +133,7 @@ def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmN
     image = probe_image(channels, size)
     if size <= SMALL:
         uniform = len({level["reduction"] for level in getattr(model, "feature_info", [])}) == 1
-        enough = TOKENS if uniform else SIDE
+        enough = TOKENS if uniform else side_of(size)
         ran = _side(model, image) > 0
         for candidate in _lowered(fresh, model, image, enough, "patch_size" in options):
             side = _side(candidate, image)
@@ -197,7 +198,7 @@ def _side(model: Any, image: Tensor) -> int:
         last, maps = _intermediates(model, image)
         model.forward_head(last, pre_logits=True)
         final = maps[-1] if maps else last
-        return min(final.shape[-2:]) if isinstance(final, Tensor) and final.ndim == 4 else SIDE
+        return min(final.shape[-2:]) if isinstance(final, Tensor) and final.ndim == 4 else TOKENS
     return 0
 
 
