@@ -215,10 +215,14 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
     ]
     optimizers, rates = [], []
     for path, given, names in groups:
-        odd = [key for key in given if key not in config.optim or (key == "layer_norm" and path != "optim")]
+        odd = [key for key in given if key not in config.optim]
         if odd:
             raise InputError(
                 f'"{path}.{odd[0]}" is not an option; {nearest(str(odd[0]), list(config.optim))}'
+            )
+        if path != "optim" and "layer_norm" in given:
+            raise InputError(
+                f"{path}.layer_norm is for all peers; the share of one is peers.{names[0]}.lr_scale"
             )
         node = given.get("optimizer", config.optim.get("optimizer"))
         if node is None or (given.get("rate") is None and config.optim.get("rate") is None):
