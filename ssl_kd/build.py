@@ -24,7 +24,7 @@ from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.machine import channels_last
-from ssl_kd.optim import layer_normed, param_groups
+from ssl_kd.optim import param_groups, unnormalised
 from ssl_kd.peers import BESIDE, Surroundings, build_peer
 from ssl_kd.registry import check, function, make, target
 from ssl_kd.schedules import Weight
@@ -220,9 +220,9 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
             raise InputError(
                 f'"{path}.{odd[0]}" is not an option; {nearest(str(odd[0]), list(config.optim))}'
             )
-        if path != "optim" and "layer_norm" in given:
+        if path != "optim" and "unnormalised" in given:
             raise InputError(
-                f"{path}.layer_norm is for all peers; the share of one is peers.{names[0]}.lr_scale"
+                f"{path}.unnormalised is for all peers; the share of one is peers.{names[0]}.lr_scale"
             )
         node = given.get("optimizer", config.optim.get("optimizer"))
         if node is None or (given.get("rate") is None and config.optim.get("rate") is None):
@@ -239,12 +239,12 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
 
 
 def rate_scales(config: DictConfig, cohort: Cohort) -> dict[str, float]:
-    """Peer -> factor on its learning rate: its `lr_scale`, or `optim.layer_norm` where that applies, or 1."""
+    """Peer -> factor on its learning rate: its `lr_scale`, or `optim.unnormalised` where it applies."""
     scales = {}
     for name in cohort.trainable:
         peer = config.peers[name]
-        share = config.optim.get("layer_norm", 1.0)
-        applies = share != 1 and not peer.get("optim") and layer_normed(cohort.peers[name])
+        share = config.optim.get("unnormalised", 1.0)
+        applies = share != 1 and not peer.get("optim") and unnormalised(cohort.peers[name])
         scales[name] = peer.get("lr_scale", share if applies else 1.0)
     return scales
 

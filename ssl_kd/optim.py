@@ -1,6 +1,7 @@
 """Parameter groups by peer, and LARS."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -44,16 +45,23 @@ def param_groups(
     return groups
 
 
-def layer_normed(peer: nn.Module) -> bool:
-    """Whether what learns of the peer's backbone is normalised by layers, and nothing of it by batches.
+def unnormalised(peer: nn.Module) -> bool:
+    """Whether the peer's backbone has learning layers with a bias, and no batch norm after them.
 
-    A batch norm takes the scale of the weights before it away, so a step that is too large undoes itself
-    (Arora, Li, Lyu 2019); a transformer has nothing like it.
+    A batch norm takes away the scale of the weights before it, so that a step that is too large undoes itself
+    (Arora, Li, Lyu 2019), and their bias with it, which networks therefore leave out.
     """
-    backbone = getattr(peer, "backbone", peer)
-    learning = [part for part in backbone.modules() if any(p.requires_grad for p in part.parameters())]
-    batches = any(isinstance(part, _BatchNorm) for part in learning)
-    return not batches and any(isinstance(part, nn.LayerNorm | nn.RMSNorm) for part in learning)
+    backbone = getattr(peer, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        return False
+    leaves = [part for part in backbone.modules() if not any(True for _ in part.children())]
+    learning = [part for part in leaves if any(p.requires_grad for p in part.parameters())]
+    return any(
+        isinstance(getattr(part, "bias", None), Tensor)
+        and getattr(part, "weight", torch.zeros(0)).dim() > 1
+        and not isinstance(after, _BatchNorm)
+        for part, after in zip_longest(learning, learning[1:])
+    )
 
 
 class LARS(Optimizer):

@@ -137,7 +137,7 @@ def build(config: DictConfig) -> Parts:
         if scale != config.peers[name].get("lr_scale", 1.0):
             say(
                 parts,
-                f"{name}: {scale:g} of the rate, as it has layer norm and no batch norm (optim.layer_norm)",
+                f"{name}: {scale:g} of the rate, as it has layers without batch norm (optim.unnormalised)",
             )
     return parts
 

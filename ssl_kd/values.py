@@ -134,7 +134,7 @@ VALUES = {
     "data.name": word,
     "data.size": whole(1),
     "optim.rate": number(0) | group,
-    "optim.layer_norm": number(0),
+    "optim.unnormalised": number(0),
     "peers": group,
     "peers.*": group,
     "peers.*.frozen": whole_or_backbone,

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_kd.build import build_cohort, build_optimizers
+from ssl_kd.backbones import create
+from ssl_kd.build import build_cohort, build_optimizers, build_terms
 from ssl_kd.cohort import Cohort
 from ssl_kd.config import compose
-from ssl_kd.optim import LARS, layer_normed, param_groups
+from ssl_kd.encoder import Encoder
+from ssl_kd.optim import LARS, param_groups, unnormalised
 from tests.conftest import det
 
 GOLDEN = {
@@ -56,10 +58,11 @@ def test_groups_are_by_peer_with_decay_on_weights_alone():
     ("words", "scale"),
     [
         (["peers=[resnet8]"], 1.0),
-        (["peers=[mobilenetv3_small_100]"], 1.0),
+        (["peers=[shufflenet_v2_x0_5]"], 1.0),
         (["peers=[vit_tiny_patch16_224]"], 0.25),
+        (["peers=[mobilenetv3_small_100]"], 0.25),
         (["peers={a: convnext_atto}"], 0.25),
-        (["peers={a: convnext_atto}", "optim.layer_norm=0.5"], 0.5),
+        (["peers={a: convnext_atto}", "optim.unnormalised=0.5"], 0.5),
         (["peers={a: convnext_atto}", "optim=sgd"], 1.0),
         (["peers={a: convnext_atto}", "peers.a.lr_scale=1"], 1.0),
         (["peers={a: convnext_atto}", "peers.a.optim.rate=0.001"], 1.0),
@@ -73,11 +76,29 @@ def test_a_network_normalised_by_layers_has_a_share_of_the_rate(words, scale):
     assert {group["lr_scale"] for group in optimizer.param_groups} == {scale}
 
 
-def test_a_frozen_layer_norm_does_not_count():
-    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-    assert layer_normed(net)
-    net[1].requires_grad_(False)
-    assert not layer_normed(net)
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("resnet8", False), ("wrn-10-1", False), ("mobilenet_v1", False),
+        ("torchvision/shufflenet_v2_x1_0", False),
+        ("torchvision/vgg11_bn", False), ("torchvision/vgg11", True), ("mobilenetv3_small_100", True),
+        ("efficientnet_b0", True), ("convnext_atto", True), ("vit_tiny_patch16_224", True),
+    ],
+)  # fmt: skip
+def test_which_networks_have_layers_that_no_batch_norm_follows(name, found):
+    encoder = Encoder(create(name), {})
+    assert unnormalised(encoder) is found
+    assert not unnormalised(encoder.requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    "method", ["dogo", "exits", "fusion", "ssl_kd", "dogo_mixed", "moco", "byol", "dino"]
+)
+def test_all_that_learns_in_the_methods_of_resnets_does_so_at_the_whole_rate(method):
+    config = compose([f"method={method}"])
+    config.steps = 10
+    optimizers, _ = build_optimizers(config, build_cohort(config, (3, 32, 32), build_terms(config)))
+    assert {group["lr_scale"] for each in optimizers for group in each.param_groups} == {1.0}
 
 
 @pytest.mark.parametrize(
