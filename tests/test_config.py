@@ -49,6 +49,7 @@ def test_dogos_reference_preset_is_the_published_setting():
         "decay": "all",
         "optimizer": {"_target_": "torch.optim.Adam", "weight_decay": 1e-6},
         "rate": 3e-4,
+        "unnormalised": 1.0,
     }
 
 
