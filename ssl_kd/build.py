@@ -244,7 +244,8 @@ def rate_scales(config: DictConfig, cohort: Cohort) -> dict[str, float]:
     for name in cohort.trainable:
         peer = config.peers[name]
         share = config.optim.get("unnormalised", 1.0)
-        applies = share != 1 and not peer.get("optim") and unnormalised(cohort.peers[name])
+        own = (peer.get("optim") or {}).get("rate") is not None
+        applies = share != 1 and not own and unnormalised(cohort.peers[name])
         scales[name] = peer.get("lr_scale", share if applies else 1.0)
     return scales
 

@@ -66,6 +66,7 @@ def test_groups_are_by_peer_with_decay_on_weights_alone():
         (["peers={a: convnext_atto}", "optim=sgd"], 1.0),
         (["peers={a: convnext_atto}", "peers.a.lr_scale=1"], 1.0),
         (["peers={a: convnext_atto}", "peers.a.optim.rate=0.001"], 1.0),
+        (["peers={a: convnext_atto}", "peers.a.optim.decay=all"], 0.25),
         (["peers=[vit_tiny_patch16_224]", "preset=reference"], 1.0),  # the authors' own rate
     ],
 )
