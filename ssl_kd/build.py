@@ -228,6 +228,8 @@ def build_optimizers(config: DictConfig, cohort: Cohort) -> tuple[list[Optimizer
         if node is None or (given.get("rate") is None and config.optim.get("rate") is None):
             raise InputError(f"{path} needs an optimizer and a rate; optim=adamw, lars or sgd has them")
         takes = inspect.signature(target(node, f"{path}.optimizer")).parameters
+        if "lr" in node and "lr" in takes and takes["lr"].default is not inspect.Parameter.empty:
+            raise InputError(f"{path}.optimizer.lr would not be heeded; the learning rate is {path}.rate")
         fused = {"fused": True} if "fused" in takes and not {"fused", "foreach"} & node.keys() else {}
         decay = node.get("weight_decay", 0.0)
         decayed = given.get("decay", config.optim.get("decay"))

@@ -33,9 +33,11 @@ from ssl_kd.identity import differences
 from ssl_kd.launch import cores
 from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
+from ssl_kd.values import whole
 from ssl_kd.words import options
 
 KEYS = ("groups", "common", "seeds", "base")
+MOST_SEEDS = 1000
 OWN = ("run", "seed", "threads", "dry_run")  # what the study says itself
 # `@NAME` where a value begins: the whole of it, an entry of a list, what a key of a mapping is.
 _REFERENCE = re.compile(r"""((?:^|[:,\[{])\s*["']?)@([^\s,:/\]}"']*)""")
@@ -123,9 +125,14 @@ def read(path: Path, out: Path) -> Study:
     if odd:
         raise InputError(f'{path}: "{odd[0]}" is not an option; {nearest(str(odd[0]), list(KEYS))}')
     seeds = content.get("seeds", 1)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise InputError(f"{path}: seeds is a number of seeds or a list of them, not {content['seeds']}")
+    if whole(1, MOST_SEEDS).holds(seeds):
+        seeds = list(range(seeds))
+    if not isinstance(seeds, list) or not seeds or not all(map(whole().holds, seeds)):
+        raise InputError(
+            f"{path}: seeds is a number of seeds, at most {MOST_SEEDS}, or a list of them, not {seeds}"
+        )
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{path}: seeds names one twice: {seeds}")
     groups = {str(name): _words(path, name, text) for name, text in content["groups"].items()}
     base = content.get("base")
     bases: list[Any] = base if isinstance(base, list) and base else [base]

@@ -214,7 +214,11 @@ OPTIONS = [
     Bad("weight-option", train("terms.kl.weight.paek=1"), 'did you mean "terms.kl.weight.peak"'),
     Bad("recipe-option", train("recipe.scael=[0.1,1]"), 'did you mean "recipe.scale"'),
     Bad("optim-option", train("optim.optimiser.lr=1"), 'did you mean "optim.optimizer"'),
-    Bad("optimizer-option", train("optim.optimizer.lrr=1"), 'did you mean "optim.optimizer.lr"'),
+    Bad("optimizer-option", train("optim.optimizer.beta=1"), 'did you mean "optim.optimizer.betas"'),
+    Bad("rate-elsewhere", train("optim.optimizer.lr=1"), "the learning rate is optim.rate"),
+    Bad(
+        "momentum", train("optim=sgd", "optim.optimizer.momentum=2"), "momentum must be a number from 0 to 1"
+    ),
     Bad("data-option", train("data.limt=3"), 'did you mean "data.limit"'),
     Bad("probe-option", train("probe.evry=3"), 'did you mean "probe.every"'),
     Bad("a-word-for-a-count", train("epochs=ten"), 'epochs must be a whole number, and "ten" is not'),
@@ -245,7 +249,7 @@ OPTIONS = [
         "warming-up-for-ever", train("optim.rate.warmup=5"), "optim.rate.warmup must be a number from 0 to 1"
     ),
     Bad(
-        "momentum-below-zero", train("optim=sgd", "optim.optimizer.momentum=-2"), "torch.optim.SGD .*momentum"
+        "momentum", train("optim=sgd", "optim.optimizer.momentum=2"), "momentum must be a number from 0 to 1"
     ),
     Bad("decay-below-zero", train("optim.optimizer.weight_decay=-1"), "torch.optim.AdamW .*weight_decay"),
     Bad("weight-in-words", train("terms.kl.weight=much"), "terms.kl.weight must be a number"),

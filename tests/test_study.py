@@ -125,7 +125,12 @@ def test_a_published_study_can_be_carried_out_as_it_stands(path, capsys):
         (STUDY + "\njobs: 2", '"jobs" is not an option'),
         (STUDY.replace("method=dogo", "method=doge"), "study.yaml, group pair: there is no method"),
         (STUDY.replace("epochs=1", "epoch=1"), 'did you mean "epochs"?'),
-        (STUDY.replace("seeds: 2", "seeds: two"), "seeds is a number of seeds or a list"),
+        (STUDY.replace("seeds: 2", "seeds: two"), "seeds is a number of seeds, at most 1000, or a list"),
+        (
+            STUDY.replace("seeds: 2", "seeds: 1000000000"),
+            "seeds is a number of seeds, at most 1000, or a list",
+        ),
+        (STUDY.replace("seeds: 2", "seeds: [1, 1]"), "seeds names one twice"),
         (STUDY.replace("[solo, pair]", "[pair, sole]"), 'did you mean "solo"?'),
         (STUDY.replace("epochs=1", "epochs=1 seed=3"), "seed is filled in by the study"),
         (STUDY.replace("'method=simclr'", "3"), "options are a text or a list of texts"),

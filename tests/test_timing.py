@@ -120,7 +120,7 @@ def words() -> list[str]:
         f"recipe={{_target_: {here}.recipe}}",
         f"peers={{a: {{_target_: {here}.Peer, name: a}}, b: {{_target_: {here}.Peer, name: b}}}}",
         f"terms={{{', '.join(terms)}}}",
-        f"optim.optimizer={{_target_: {here}.SlowSGD, lr: 0.1}}",
+        f"optim.optimizer={{_target_: {here}.SlowSGD}}",
         "batch_size=32",
         "clip=1.0",
         "device=cpu",
