@@ -248,9 +248,6 @@ OPTIONS = [
     Bad(
         "warming-up-for-ever", train("optim.rate.warmup=5"), "optim.rate.warmup must be a number from 0 to 1"
     ),
-    Bad(
-        "momentum", train("optim=sgd", "optim.optimizer.momentum=2"), "momentum must be a number from 0 to 1"
-    ),
     Bad("decay-below-zero", train("optim.optimizer.weight_decay=-1"), "torch.optim.AdamW .*weight_decay"),
     Bad("weight-in-words", train("terms.kl.weight=much"), "terms.kl.weight must be a number"),
     Bad("precision", train("precision=fp16"), "can be: auto, float32, bfloat16"),
