@@ -24,6 +24,16 @@ def launched() -> bool:
     return any(name in os.environ for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
 
 
+def said_threads() -> int | None:
+    """The user's OMP_NUM_THREADS, if there is one.
+
+    Launchers set it to 1 on their own, which would leave all cores but one idle; so under them a 1 is not the
+    user's word.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) > 0 and not (said == "1" and launched()) else None
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
     with socket.socket() as free:

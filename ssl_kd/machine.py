@@ -14,20 +14,15 @@ from torch import Tensor, nn
 
 from ssl_kd.cohort import Cohort
 from ssl_kd.errors import InputError
-from ssl_kd.launch import cores, launched
+from ssl_kd.launch import cores, said_threads
 
 MOST_TOKENS = 512  # of attention that is faster in float32 than in bfloat16, on a CPU
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def set_threads(wanted: int | None) -> int:
-    """Sets torch's threads: `wanted`, else the user's OMP_NUM_THREADS, else cores / local processes.
-
-    Launchers set OMP_NUM_THREADS=1 on their own, which would leave all cores but one idle; so under them a
-    1 is not the user's word.
-    """
-    said = os.environ.get("OMP_NUM_THREADS")
-    if wanted is None and said is not None and said.isdigit() and not (said == "1" and launched()):
+    """Sets torch's threads: `wanted`, else the user's OMP_NUM_THREADS, else cores / local processes."""
+    if wanted is None and said_threads() is not None:
         return torch.get_num_threads()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(wanted or max(1, cores() // local))

@@ -30,7 +30,7 @@ from ssl_kd.config import compose
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.identity import differences
-from ssl_kd.launch import cores
+from ssl_kd.launch import cores, said_threads
 from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
 from ssl_kd.values import whole
@@ -241,13 +241,15 @@ def _bracketed(words: list[str]) -> list[str]:
 def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[Planned]] | None:
     """Trains what is not done, `jobs` runs at once, each after those it refers to, and tells how far it is.
 
+    Each has OMP_NUM_THREADS threads if the user set it, else its share of the cores.
+
     Returns what failed, and what was not started because of that; None if stopped.
     """
     todo = [run for run in study.runs if not run.done]
     out = console()
     out.print(f"{len(study.runs)} runs, {len(study.runs) - len(todo)} done before", soft_wrap=True)
     logs.mkdir(parents=True, exist_ok=True)
-    threads = max(1, cores() // jobs)
+    threads = said_threads() or max(1, cores() // jobs)
     began, ended = time.monotonic(), 0
     failed: list[Planned] = []
     unstarted: list[Planned] = []

@@ -181,12 +181,14 @@ class Trained:
     def __init__(self, monkeypatch, code: Callable[[str], int] = lambda name: 0) -> None:
         self.said: list[str] = []
         self.compared: list[list[str]] = []
+        self.threads: set[int] = set()
         self.code, self.lock, self.wait = code, threading.Lock(), 0.0
         monkeypatch.setattr(study, "_train", self.train)
         monkeypatch.setattr(compare, "main", self.compare)
 
     def train(self, run: study.Planned, threads: int, *others: object) -> int:
         name, code = run.folder.name, self.code(run.folder.name)
+        self.threads.add(threads)
         with self.lock:
             self.said.append(f"{name} begins")
         time.sleep(self.wait if name.startswith("teacher") else 0)
@@ -235,6 +237,19 @@ def test_others_go_on_while_a_run_waits_for_what_it_refers_to(monkeypatch):
         )]  # fmt: skip
         assert moments == sorted(moments)
     assert trained.said.index("plain-0 ends") < trained.said.index("teacher-0 ends")
+
+
+@pytest.mark.parametrize(("said", "jobs", "threads"), [(None, 1, 8), (None, 2, 4), (None, 9, 1), ("3", 2, 3)])
+def test_runs_share_the_cores_unless_the_user_says_otherwise(said, jobs, threads, monkeypatch):
+    write("groups: {a: 'method=simclr peers={a: resnet8}'}\n")
+    monkeypatch.setattr(study, "cores", lambda: 8)
+    if said is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    trained = Trained(monkeypatch)
+    assert main(["study", "study.yaml", f"jobs={jobs}"]) == 0
+    assert trained.threads == {threads}
 
 
 def test_what_others_refer_to_is_compared_only_as_a_base(monkeypatch):
