@@ -17,11 +17,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -254,8 +254,8 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
     failed: list[Planned] = []
     unstarted: list[Planned] = []
     pending: dict[Future[int], Planned] = {}
-    children: set[subprocess.Popen] = set()
-    with passed_on(lambda number: _send(children, number)), ThreadPoolExecutor(jobs) as pool:
+    children = _Children()
+    with passed_on(children.send), ThreadPoolExecutor(jobs) as pool:
         try:
             while todo or pending:
                 for run in _ready(todo, list(pending.values()))[: jobs - len(pending)]:
@@ -263,7 +263,7 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
                     pending[pool.submit(_train, run, threads, logs, children)] = run
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     run, code = pending.pop(future), future.result()
-                    if code in (REQUEUE, 130):
+                    if children.asked or code in (REQUEUE, 130):
                         raise KeyboardInterrupt
                     ended += 1
                     lost = _depending(todo, run) if code else []
@@ -297,23 +297,37 @@ def _depending(todo: Sequence[Planned], run: Planned) -> list[Planned]:
     return found[1:]
 
 
-def _send(children: Collection[subprocess.Popen], number: int) -> None:
-    if not children:
-        raise KeyboardInterrupt
-    for child in list(children):
-        child.send_signal(number)
+class _Children:
+    """The processes that train now. A signal reaches each of them, also one that is only starting.
+
+    One that has no handler yet dies of it, and nothing is lost; `asked` tells that from a failure.
+    """
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen] = set()
+        self.asked: int | None = None
+
+    def send(self, number: int) -> None:
+        self.asked = number
+        if not self.running:
+            raise KeyboardInterrupt
+        for child in list(self.running):
+            child.send_signal(number)
+
+    def carry_out(self, command: list[str], log: IO[str], environment: Mapping[str, str]) -> int:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self.running.add(child)
+        if self.asked:
+            child.send_signal(self.asked)
+        try:
+            return child.wait()
+        finally:
+            self.running.discard(child)
 
 
-def _train(run: Planned, threads: int, logs: Path, children: set[subprocess.Popen]) -> int:
+def _train(run: Planned, threads: int, logs: Path, children: _Children) -> int:
     command = [sys.executable, "-m", "ssl_kd", "train", *run.words, f"threads={threads}"]
     # The package may be a checkout that only the current folder makes importable.
     paths = os.pathsep.join(entry for entry in sys.path if entry)
     with open(logs / f"{run.folder.name}.log", "a") as log:
-        child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths}
-        )
-        children.add(child)
-        try:
-            return child.wait()
-        finally:
-            children.discard(child)
+        return children.carry_out(command, log, {**os.environ, "PYTHONPATH": paths})

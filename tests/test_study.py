@@ -95,6 +95,20 @@ def test_ctrl_c_stops_a_study_which_the_same_command_continues():
     assert not Path("runs/s/pair-0").exists()
 
 
+def test_a_run_that_a_signal_ends_before_it_can_save_has_not_failed():
+    write(STUDY.replace("epochs=1", "epochs=300"))
+    command = [sys.executable, "-m", "ssl_kd", "study", "study.yaml", "out=runs/s", "jobs=2"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 120
+    while len(list(Path("runs/s/logs").glob("*.log"))) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)  # both runs are still importing
+    said = child.communicate(timeout=60)[0]
+    assert child.returncode == 75, said
+    assert "stopped; the same command continues" in said and "failed" not in said
+    assert not Path("runs/s/solo-0/metrics.jsonl").exists() and len(list(Path("runs/s/logs").glob("*"))) == 2
+
+
 def test_a_dry_run_lists_the_commands(capsys):
     write()
     assert main(["study", "study.yaml", "dry_run=true"]) == 0
