@@ -241,7 +241,7 @@ def _bracketed(words: list[str]) -> list[str]:
 def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[Planned]] | None:
     """Trains what is not done, `jobs` runs at once, each after those it refers to, and tells how far it is.
 
-    Each has OMP_NUM_THREADS threads if the user set it, else its share of the cores.
+    Each has its share of the cores, and no more threads than the user's OMP_NUM_THREADS.
 
     Returns what failed, and what was not started because of that; None if stopped.
     """
@@ -249,7 +249,8 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
     out = console()
     out.print(f"{len(study.runs)} runs, {len(study.runs) - len(todo)} done before", soft_wrap=True)
     logs.mkdir(parents=True, exist_ok=True)
-    threads = said_threads() or max(1, cores() // jobs)
+    share = max(1, cores() // jobs)
+    threads = min(said_threads() or share, share)
     began, ended = time.monotonic(), 0
     failed: list[Planned] = []
     unstarted: list[Planned] = []

@@ -253,8 +253,8 @@ def test_others_go_on_while_a_run_waits_for_what_it_refers_to(monkeypatch):
     assert trained.said.index("plain-0 ends") < trained.said.index("teacher-0 ends")
 
 
-@pytest.mark.parametrize(("said", "jobs", "threads"), [(None, 1, 8), (None, 2, 4), (None, 9, 1), ("3", 2, 3)])
-def test_runs_share_the_cores_unless_the_user_says_otherwise(said, jobs, threads, monkeypatch):
+@pytest.mark.parametrize(("said", "jobs", "threads"), [(None, 1, 8), (None, 9, 1), ("3", 2, 3), ("8", 2, 4)])
+def test_runs_share_the_cores_and_take_no_more_than_the_user_says(said, jobs, threads, monkeypatch):
     write("groups: {a: 'method=simclr peers={a: resnet8}'}\n")
     monkeypatch.setattr(study, "cores", lambda: 8)
     if said is None:
