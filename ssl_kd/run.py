@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -44,6 +45,16 @@ class Run:
         self.writes = writes
         self.keep = keep
         self._start: dict[str, Any] | None = None  # fingerprint of start.safetensors
+        self._before, self._since = 0.0, time.monotonic()
+
+    def clock(self) -> None:
+        """The work begins here; what leads to a checkpoint that was loaded was counted with it."""
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """At work until now, in all starts together, without the steps that a kill lost."""
+        return self._before + time.monotonic() - self._since
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -178,7 +189,7 @@ class Run:
         if self.writes:
             tensors, numbers = _optimizer_state(cohort, optimizers)
             files = {"cohort": weights, "optimizers": tensors}
-            state = {"step": step, "optimizers": numbers, "start": self._start}
+            state = {"step": step, "seconds": self.seconds, "optimizers": numbers, "start": self._start}
             with self._room(f"the checkpoint of step {step}"):
                 self._put(files, state, "new")
                 self._rotate()
@@ -299,6 +310,8 @@ class Run:
         if state.get("start"):
             self._start = state["start"]
             self.load_start(cohort)
+        if optimizers:
+            self._before = float(state.get("seconds") or 0.0)  # older ones do not say it
         cohort.load_state_dict(weights, strict=False)
         if optimizers:
             tensors = _read(place / "optimizers.safetensors")

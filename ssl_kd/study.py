@@ -3,10 +3,11 @@
 groups: {solo: method=simclr, pair: method=dogo}     options of `ssl-kd train`, a text or a list
 common: data=cifar10 epochs=100                      of every group, before its own
 seeds: 5                                             0 to 4, or a list
-base: solo                                           what the others are compared with
+base: solo                                           what the others are compared with, or several of them
+base: {solo: [pair], small: large}                   or for each what is compared with it
 
 `@NAME` in a group's options is the run folder of the group NAME with the same seed. It is trained first, and
-left out of the comparison unless it is a base. So a chain of teachers is one study:
+left out of the comparison unless base names it. So a chain of teachers is one study:
 
 groups: {large: "method=dml peers={large: resnet56}", small: "... peers.teacher.weights=@large"}
 """
@@ -61,12 +62,11 @@ class Planned:
 class Study:
     """runs: seed by seed, all groups of a seed after each other, so that what is there is always paired.
 
-    In a seed, each comes after those that it refers to. compared: the groups of which the results are.
+    In a seed, each comes after those that it refers to. comparisons: each base, with the groups beside it.
     """
 
     runs: tuple[Planned, ...]
-    bases: tuple[str | None, ...]
-    compared: tuple[str, ...]
+    comparisons: tuple[tuple[str | None, tuple[str, ...]], ...]
 
 
 def main(words: Sequence[str]) -> int:
@@ -100,14 +100,14 @@ def main(words: Sequence[str]) -> int:
     if failed:
         more = f"; not started because of that: {unstarted}" if unstarted else ""
         print(f"failed: {failed}{more}; what they said is in {out / 'logs'}; the same command tries again")
-    results = [run for run in study.runs if run.done and run.group in study.compared]
-    if len({run.group for run in results}) > 1:
-        from ssl_kd.compare import main as compare
+    for number, (base, groups) in enumerate(study.comparisons):
+        results = [run for run in study.runs if run.done and run.group in groups]
+        if len({run.group for run in results}) > 1:
+            from ssl_kd.compare import main as compare
 
-        folders = [str(run.folder) for run in results]
-        for number, base in enumerate(study.bases):
             place = out if number == 0 else out / f"against-{base}"
-            compare([*folders, f"out={place}", *([f"base={base}"] if base else [])])
+            words = [*(str(run.folder) for run in results), f"out={place}"]
+            compare([*words, *([f"base={base}"] if base else [])])
     return 1 if failed else 0
 
 
@@ -134,17 +134,31 @@ def read(path: Path, out: Path) -> Study:
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{path}: seeds names one twice: {seeds}")
     groups = {str(name): _words(path, name, text) for name, text in content["groups"].items()}
-    base = content.get("base")
-    bases: list[Any] = base if isinstance(base, list) and base else [base]
-    for name in bases:
-        if name is not None and name not in groups:
-            raise InputError(f'{path}: base is "{name}", and {nearest(str(name), list(groups))}')
     common = _words(path, "common", content.get("common") or [])
     groups = {name: [*common, *own] for name, own in groups.items()}
     after = _referred(path, groups)
-    compared = [name for name in groups if name in bases or not any(name in own for own in after.values())]
-    runs = _plan(path, out, seeds, groups, after)
-    return Study(tuple(runs), tuple(bases), tuple(compared))
+    comparisons = _comparisons(path, content.get("base"), after)
+    return Study(tuple(_plan(path, out, seeds, groups, after)), comparisons)
+
+
+def _comparisons(
+    path: Path, base: Any, after: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str | None, tuple[str, ...]], ...]:
+    """Each base and the groups of its comparison: those that it names, or those that nothing goes on from."""
+    named = {str(name): _listed(others) for name, others in base.items()} if isinstance(base, dict) else {}
+    bases = list(named) or _listed(base or None)
+    for name in [*bases, *(other for others in named.values() for other in others)]:
+        if name not in after:
+            raise InputError(f'{path}: base names "{name}", and {nearest(name, list(after))}')
+    ends = [name for name in after if name in bases or not any(name in own for own in after.values())]
+    if not bases:
+        return ((None, tuple(ends)),)
+    return tuple((name, (name, *(named.get(name) or ends))) for name in bases)
+
+
+def _listed(names: Any) -> list[str]:
+    """One name, several or none, as a list."""
+    return [] if names is None else [str(name) for name in (names if isinstance(names, list) else [names])]
 
 
 def _referred(path: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

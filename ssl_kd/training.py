@@ -242,7 +242,7 @@ def _steps_and_scores(
     chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     if parts.cache is not None and begun < config.steps:
         _fill(parts, parts.cache)
-    began = time.monotonic()
+    run.clock()
     try:
         with stop.waiting():
             fit(
@@ -272,7 +272,7 @@ def _steps_and_scores(
         if summary is None:
             summary = _score(parts, run, evaluator, probes, prober) | {
                 "images_per_second": logger.mean_speed,
-                "seconds": time.monotonic() - began,
+                "seconds": run.seconds,
             }
             run.write("summary.json", summary)
             trackers.log(config.steps, drawn(summary, "final/"))

@@ -429,6 +429,17 @@ def test_a_comparison_at_equal_compute_is_stated_and_one_that_is_at_hand_is_poin
     assert "pair against longer, 20 epochs against 40, equal compute:" in conclusion(found)
 
 
+def test_the_compute_of_earlier_runs_is_said_not_to_be_counted(tmp_path):
+    runs = [*solo(tmp_path), *solo(tmp_path, name="tuned"), *solo(tmp_path, name="again")]
+    for number, run in enumerate(runs[3:]):
+        change(run, peers__resnet8__weights=f"runs/pretrained-{number % 3}", clip=float(1 + number // 3))
+    said = "Not counted is the compute of the earlier runs that tuned and again go on from."
+    assert said in compare(runs, base="solo").notes
+    assert not any(
+        "earlier" in note for note in compare([*solo(tmp_path / "a"), *pair(tmp_path / "a")]).notes
+    )
+
+
 def test_other_options_that_differ_are_named(tmp_path):
     found = compare([*solo(tmp_path), *pair(tmp_path, words=(*PAIR, "clip=1.0", "recipe.flip=0.5"))])
     said = next(note for note in found.notes if "also differ" in note)

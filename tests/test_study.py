@@ -276,6 +276,24 @@ def test_what_others_refer_to_is_compared_only_as_a_base(monkeypatch):
     assert trained.compared == [["student-0", "plain-0", "student-1", "plain-1"], with_base, with_base]
 
 
+def test_a_base_may_name_what_is_compared_with_it_also_what_others_go_on_from(monkeypatch):
+    write(CHAIN + "base: {plain: [middle, student], teacher: middle}")
+    trained = Trained(monkeypatch)
+    assert main(["study", "study.yaml"]) == 0
+    assert trained.compared == [
+        ["middle-0", "student-0", "plain-0", "middle-1", "student-1", "plain-1"],
+        ["teacher-0", "middle-0", "teacher-1", "middle-1"],
+    ]
+
+
+@pytest.mark.parametrize("base", ["{plain: midle}", "[midle]", "midle", "{midle: plain}", "[{midle: plain}]"])
+def test_a_base_that_is_no_group_is_refused(base, monkeypatch, capsys):
+    write(CHAIN + f"base: {base}")
+    assert main(["study", "study.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "base names" in said and "midle" in said
+
+
 def test_a_failure_keeps_back_what_refers_to_it_and_the_same_command_goes_on(monkeypatch, capsys):
     write(CHAIN)
     trained = Trained(monkeypatch, lambda name: int(name == "teacher-0"))

@@ -173,10 +173,16 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(method, monkeypatch, 
     main([*words, "run=runs/whole"])
     killed_after(7, monkeypatch, [*words, "run=runs/cut"])
     assert lines("runs/cut")[-1]["step"] == 7
+    state = Path("runs/cut/checkpoints/last/state.json")
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"seconds": 3600.0}))
     capsys.readouterr()
     assert main([*words, "run=runs/cut"]) == 0
     assert "continues after step 5" in capsys.readouterr().out
     assert curve("runs/cut") == curve("runs/whole") and weights("runs/cut") == weights("runs/whole")
+    seconds = [
+        json.loads(Path(run, "summary.json").read_text())["seconds"] for run in ("runs/whole", "runs/cut")
+    ]
+    assert seconds[0] < 3600 < seconds[1]  # the time of all starts together
 
 
 def test_a_finished_run_is_reported_again_and_not_repeated(capsys):

@@ -88,6 +88,7 @@ def compare(folders: Sequence[str], base: str | None = None) -> Comparison:
     for group in (group for group in others if group.name in compared):
         rivals = [other.name for other in others if other is not group and alike(other, group)]
         notes += say.costs(group, start, rivals)
+    notes += say.earlier([group for group in (start, *others) if group is start or group.name in compared])
     return Comparison(start.name, (start, *others), tuple(differences), tuple(notes))
 
 

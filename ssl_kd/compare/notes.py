@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ssl_kd.cast import learners
 from ssl_kd.identity import differences
+from ssl_kd.lineage import is_run
 
 if TYPE_CHECKING:
     from ssl_kd.compare.differences import Difference
@@ -48,6 +49,18 @@ def costs(group: "Group", base: "Group", rivals: Sequence[str]) -> list[str]:
         f"{group.name} {networks(group)}: {more}; train {base.name} longer, epochs={epochs}, to know "
         "whether the peers or the compute helped."
     ]
+
+
+def earlier(groups: Sequence["Group"]) -> list[str]:
+    """Which groups have what other runs have learned: their own training is not all that they cost."""
+    having = [
+        group.name
+        for group in groups
+        if any(is_run(peer.get("weights")) for peer in group.runs[0].config.peers.values())
+    ]
+    return (
+        [f"Not counted is the compute of the earlier runs that {_and(having)} go on from."] if having else []
+    )
 
 
 def networks(group: "Group") -> str:
@@ -106,6 +119,10 @@ def equal_values(found: Sequence["Difference"]) -> list[str]:
         f"{len(d.seeds)} seeds, which gives no interval."
         for d in found
     ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _word(count: int) -> str:

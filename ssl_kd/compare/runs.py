@@ -17,7 +17,7 @@ PROBES = ("few_labels", "linear_sgd", "finetune", "robustness", "transfer")  # t
 class Entry:
     """One finished run: its folder, resolved config and summary.json, the scores of eval/*.json among them.
 
-    seconds: that its last start took.
+    seconds: that its training took, all its starts together.
     """
 
     folder: str
