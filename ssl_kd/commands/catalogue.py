@@ -139,6 +139,12 @@ COMMANDS: dict[str, Command] = {
             Option("dry_run", "false", "list the runs and train nothing"),
         ),
         "FILE.yaml",
+        more=(
+            "The file has groups, each with options of ssl-kd train: {solo: method=simclr, pair: "
+            "method=dogo}; common, options of all groups; seeds, as 5 or [0, 7]; base, the group that the "
+            "others are compared with, several of them, or for each the groups beside it: {solo: [pair]}. "
+            "@NAME in an option is the run of the group NAME with the same seed, which is trained first."
+        ),
     ),
     "report": Command(
         "the run as one HTML page",
