@@ -146,7 +146,7 @@ def _comparisons(
 ) -> tuple[tuple[str | None, tuple[str, ...]], ...]:
     """Each base and the groups of its comparison: those that it names, or those that nothing goes on from."""
     named = {str(name): _listed(others) for name, others in base.items()} if isinstance(base, dict) else {}
-    bases = list(named) or _listed(base or None)
+    bases = list(named) if isinstance(base, dict) else _listed(base)
     for name in [*bases, *(other for others in named.values() for other in others)]:
         if name not in after:
             raise InputError(f'{path}: base names "{name}", and {nearest(name, list(after))}')
