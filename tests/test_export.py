@@ -124,7 +124,7 @@ def test_timm_alone_builds_the_folder_of_a_network_that_it_builds(runs, tmp_path
     export(str(runs / "dogo"), "vit", str(tmp_path / "x"), format="hub-folder")
     model = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)
-    assert config["input_size"] == (1, 16, 16) and config["crop_pct"] == 1.0 and model.num_classes == 0
+    assert tuple(config["input_size"]) == (1, 16, 16) and config["crop_pct"] == 1.0 and model.num_classes == 0
     images = torch.rand(3, 1, 16, 16)
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():

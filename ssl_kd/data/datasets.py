@@ -185,13 +185,13 @@ def _said(dataset: Any) -> Any:
 
 def _read(own: Own, at: np.ndarray, keep: bool, workers: int | None) -> tuple[Tensor | None, list[Label]]:
     """Every item of `at` once, in order: the images uint8 (M, C, H, W), if they are kept, and the labels."""
-    images = np.empty((len(at), *own.shape), np.uint8) if keep else None
+    images = torch.empty((len(at), *own.shape), dtype=torch.uint8) if keep else None
     labels: list[Label] = []
     for part, said in _chunks(own, at, keep, workers):
         if images is not None:
             images[len(labels) : len(labels) + len(said)] = part
         labels += said
-    return (None if images is None else torch.from_numpy(images)), labels
+    return images, labels
 
 
 def _chunks(own: Own, at: np.ndarray, keep: bool, workers: int | None) -> Iterator[tuple[Any, list[Label]]]:

@@ -108,9 +108,10 @@ def _library_lines(network: Deployed, rebuilt: Rebuilt) -> list[str]:
     said = "logits" if rebuilt.num_classes else "embedding"
     lines = [f"import {rebuilt.library}", "import torch"]
     if rebuilt.library == "timm" and not rebuilt.edits:
-        lines.append(
-            'model = timm.create_model("local-dir:.", pretrained=True).eval()  # the folder of this card'
-        )
+        lines += [
+            "# in the folder of this card, with timm 1.0.26 or newer",
+            'model = timm.create_model("local-dir:.", pretrained=True).eval()',
+        ]
     else:
         lines += ["from safetensors.torch import load_file", *rebuilt.code]
         lines += [f'model.load_state_dict(load_file("{own.WEIGHTS}"))', "model.eval()"]
