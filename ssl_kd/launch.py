@@ -52,14 +52,11 @@ def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes)))}
     if device == "cpu" or not os.path.exists("/dev/nvidia0"):
         shared["ACCELERATE_USE_CPU"] = "1"  # or accelerate asks for an accelerator's process group
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ssl_kd.train", *words],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]
+    children: list[subprocess.Popen] = []
     with passed_on(_to(children)):
+        for rank in range(processes):
+            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            children.append(subprocess.Popen([sys.executable, "-m", "ssl_kd.train", *words], env=environment))
         while True:
             try:
                 return _wait(children)

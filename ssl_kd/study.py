@@ -276,7 +276,8 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
                 for run in _ready(todo, list(pending.values()))[: jobs - len(pending)]:
                     todo.remove(run)
                     pending[pool.submit(_train, run, threads, logs, children)] = run
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                # A signal that comes just before the wait begins is not handled until it ends.
+                for future in wait(pending, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     run, code = pending.pop(future), future.result()
                     if children.asked or code in (REQUEUE, 130):
                         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_kd import launch
 from ssl_kd.config import compose
 from ssl_kd.console import Meter
 from ssl_kd.show import graph
@@ -162,6 +164,20 @@ def test_processes_are_started_and_counted(tmp_path):
     )
     assert bad.returncode == 2
     assert bad.stderr == 'ssl-kd: the term "kl" names the peer "c", and there are: a, b\n'
+
+
+def test_a_signal_between_two_starts_leaves_no_process_behind(monkeypatch):
+    started, start = [], subprocess.Popen
+
+    def popen(command, **options):
+        if started:
+            os.kill(os.getpid(), signal.SIGTERM)
+        started.append(start([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    assert launch.spawn([], 2) == 128 + signal.SIGTERM
+    assert [child.returncode for child in started] == [-signal.SIGTERM] * 2
 
 
 def test_what_only_the_second_process_meets_is_said_once_too(tmp_path):

@@ -109,6 +109,25 @@ def test_a_run_that_a_signal_ends_before_it_can_save_has_not_failed():
     assert not Path("runs/s/solo-0/metrics.jsonl").exists() and len(list(Path("runs/s/logs").glob("*"))) == 2
 
 
+def test_a_signal_that_does_not_wake_the_waiting_study_is_handled_soon(monkeypatch):
+    """Another thread receives it, as good as one that comes just before the wait begins."""
+    handled = []
+
+    def training(run, threads, logs, children):
+        children.running.add(
+            process := subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        )
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        began = time.monotonic()
+        process.wait()
+        handled.append(time.monotonic() - began)
+        return -signal.SIGTERM
+
+    monkeypatch.setattr(study, "_train", training)
+    write()
+    assert main(["study", "study.yaml", "jobs=1"]) == 75 and handled[0] < 30
+
+
 def test_a_dry_run_lists_the_commands(capsys):
     write()
     assert main(["study", "study.yaml", "dry_run=true"]) == 0
