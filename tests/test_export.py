@@ -58,7 +58,7 @@ def graph(runs) -> Path:
     """The small peer with its classifier as ONNX."""
     pytest.importorskip("onnxruntime")
     if OLD_TORCH:
-        pytest.skip("torch 2.6 does not write batch norm with the ONNX packages of today")
+        pytest.skip("the ONNX packages do not write the batch norm of torch 2.6")
     export(str(runs / "labels"), "small", str(runs / "small.onnx"), format="onnx")
     return runs / "small.onnx"
 

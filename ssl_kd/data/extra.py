@@ -27,7 +27,7 @@ def extend(
     """
     for number, module in enumerate(modules):
         if isinstance(module, nn.Module):
-            module.to(x.device)
+            module.to(x.device, x.dtype)  # told the device alone, kornia before 0.9 draws integers
         out = torch.empty_like(x)
         for first in (row // BLOCK * BLOCK).unique().tolist():
             at = ((row >= first) & (row < first + BLOCK)).nonzero()[:, 0]
