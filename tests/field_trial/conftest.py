@@ -1,0 +1,15 @@
+"""Every case begins in an empty folder, with a home of its own."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _alone(own_folder, monkeypatch):
+    """The current folder is empty but for `home`; nothing of the machine's user is read or written."""
+    home = Path("home").absolute()
+    home.mkdir()
+    for name in ("SSL_KD_TRUST", "SSL_KD_DATA", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
