@@ -21,7 +21,7 @@ class Case:
     """source: the kind of report, as in "16-bit images come out black".
 
     prepare: makes the input in the current folder, which is empty but for `home`, the user's home.
-    words: of the command. says: a regular expression that standard error matches where the command is refused;
+    words: of the command. says: a regular expression of the refusal on standard error;
     None where it is to succeed. holds: looks at what a success printed and left in the current folder.
     """
 
