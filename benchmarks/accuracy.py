@@ -20,6 +20,8 @@ from typing import Any
 
 from scipy.stats import t
 
+from ssl_kd.system.paths import expand
+
 SIDES = {
     "fast": [],
     "plain": [
@@ -49,7 +51,7 @@ def scores(side: str, seed: int, out: Path, words: list[str]) -> dict[str, float
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words if word.startswith(("out=", "seeds=")))
     rest = [word for word in words if not word.startswith(("out=", "seeds="))]
-    out, count = Path(given.get("out", "runs/accuracy")), int(given.get("seeds", 5))
+    out, count = expand(given.get("out", "runs/accuracy")), int(given.get("seeds", 5))
     pairs = []
     for seed in range(count):
         pair = {side: scores(side, seed, out, rest) for side in SIDES}

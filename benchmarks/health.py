@@ -13,10 +13,11 @@ The peers' own losses, of one batch, stand beside them.
 import json
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
+
+from ssl_kd.system.paths import expand
 
 SCORE = "20"  # neighbours
 DRAWS = 2000
@@ -30,7 +31,7 @@ def points(folders: list[str]) -> tuple[Points, set[str]]:
     alarmed = set()
     for folder in folders:
         look: dict[str, float] = {}  # the last of each
-        for text in Path(folder, "metrics.jsonl").read_text().splitlines():
+        for text in (expand(folder) / "metrics.jsonl").read_text().splitlines():
             line = json.loads(text)
             look = look | line.get("health", {})
             look |= {

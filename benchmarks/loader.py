@@ -35,6 +35,7 @@ from torchvision.datasets import ImageFolder
 from ssl_kd.data import Batches, Recipe, folder, resident
 from ssl_kd.data.workers import decoding_threads
 from ssl_kd.machine import pick_device, set_threads
+from ssl_kd.system.paths import expand
 from ssl_kd.words import options
 
 DEFAULTS: dict[str, Any] = {
@@ -161,7 +162,7 @@ def main(words: list[str]) -> None:
         sys.exit(f"loader.py: no option {', '.join(sorted(unknown))}; there are: {', '.join(DEFAULTS)}")
     asked = {**DEFAULTS, **given}
     if asked["root"]:
-        measure(Path(asked["root"]).expanduser(), asked)
+        measure(expand(asked["root"]), asked)
     else:
         with tempfile.TemporaryDirectory() as place:
             measure(make(Path(place), asked["images"], asked["edge"]), asked)

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ssl_kd.system.paths import expand
+
 SETTINGS = {
     "method": "simclr",
     "peers": "[resnet18]",
@@ -57,7 +59,7 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     minutes, target = float(given.pop("minutes", 9)), float(given.pop("target", 0.903))
     asked = {**SETTINGS, **given}
-    run = Path(asked["run"])
+    run = expand(asked["run"])
     code, took = piece([f"{key}={value}" for key, value in asked.items()], 60 * minutes)
     if code not in (0, 130):
         sys.exit(code)

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.paths import expand
 
 WEIGHTS = "model.safetensors"
 MOST_BYTES = 1 << 20  # of a config.json
@@ -99,7 +100,7 @@ def weights_file(place: str) -> Path:
 
 
 def _file(place: str, file: str) -> Path:
-    folder = Path(place).expanduser()
+    folder = expand(place)
     if folder.is_dir():
         if (folder / file).is_file():
             return folder / file

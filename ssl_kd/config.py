@@ -19,6 +19,7 @@ from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import chosen_file, folders
 from ssl_kd.lineage import inherit
 from ssl_kd.pretexts import Pretexts
+from ssl_kd.system.paths import expanded
 from ssl_kd.values import SHAPES, check, check_whole
 from ssl_kd.words import Said, last, read
 
@@ -191,6 +192,7 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
 
     These are the user's, or in a term that is in `having` those that have its pretext.
     """
+    _expand(config)
     for name in list(config.peers):
         peer = config.peers[name]
         heads = peer.get("heads")
@@ -237,17 +239,28 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
         config.run = str(config.run)  # a folder may be called 3
     for key in ("path", "root", "train_list", "test_list"):  # a run is evaluated from any folder
         value = config.data.get(key)
-        if isinstance(value, str) and (config.data.name != "hub" or Path(value).expanduser().exists()):
-            config.data[key] = str(Path(value).expanduser().absolute())
+        if isinstance(value, str) and (config.data.name != "hub" or Path(value).exists()):
+            config.data[key] = str(Path(value).absolute())
     labels = config.get("labels")
     if isinstance(labels, DictConfig) and isinstance(labels.get("file"), str):
-        labels.file = str(Path(labels.file).expanduser().absolute())
+        labels.file = str(Path(labels.file).absolute())
+
+
+def _expand(node: DictConfig, before: str = "") -> None:
+    """Expands the paths that config files of the user's say; those of the words are."""
+    for key in node:
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, str(key)):
+            continue
+        if isinstance(node[key], DictConfig):
+            _expand(node[key], f"{before}{key}.")
+        elif isinstance(node[key], str):
+            node[key] = expanded(f"{before}{key}", node[key])
 
 
 def _anywhere(peer: DictConfig) -> None:
     """The run that a peer's weights come from is found from any folder."""
     weights = peer.get("weights")
     if isinstance(weights, str):
-        peer.weights = str(Path(weights).expanduser().absolute())
+        peer.weights = str(Path(weights).absolute())
     elif isinstance(weights, DictConfig) and weights.get("run"):
-        weights.run = str(Path(str(weights.run)).expanduser().absolute())
+        weights.run = str(Path(str(weights.run)).absolute())

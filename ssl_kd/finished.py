@@ -24,6 +24,7 @@ from ssl_kd.machine import pick_device
 from ssl_kd.probes.features import embed
 from ssl_kd.run import Run
 from ssl_kd.saved import check_links, read_config, read_json
+from ssl_kd.system.paths import expand
 from ssl_kd.trust import check_names
 
 
@@ -133,7 +134,7 @@ def load(run: str | Path, device: str = "cpu", checkpoint: str | None = None) ->
     device: auto, cpu, cuda or mps. checkpoint: last or chosen; None is the one that the run itself reports.
     Raises InputError: no run, no checkpoint, or a run that another version made and this one cannot read.
     """
-    folder = str(run)
+    folder = str(expand(run))
     there, place = Run(folder), _place(device)
     config = read_config(folder)
     check_links(folder)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ssl_kd.data.adapt import LUMINANCE
 from ssl_kd.data.files import decode, first_line, read_file, rgb
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
+from ssl_kd.system.paths import expand
 
 One = np.ndarray | Tensor | Image.Image | str | os.PathLike[str]
 Images = One | Sequence[One]
@@ -77,7 +77,7 @@ def _one(image: Any, at: int, size: int) -> Tensor:
         if isinstance(image, Image.Image):
             decoded = _square(image, size)
         else:
-            decoded = decode(read_file(Path(image).expanduser()), size)
+            decoded = decode(read_file(expand(image)), size)
     except Exception as error:  # Pillow's decoders let many types through
         raise InputError(f"{name} cannot be decoded ({first_line(error)})") from error
     return torch.from_numpy(decoded)[None]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices, chosen_file
+from ssl_kd.system.paths import expand
 
 # Of training alone: a probe takes the images as the run's networks normalise them.
 _TRAINING = ("mean", "std", "suits")
@@ -46,8 +47,8 @@ def settle(config: DictConfig) -> None:
             f"probe.data.{missing[0]} is needed, as in probe.data={{name: {name}, {missing[0]}: ...}}"
         )
     for key in ("path", "root"):  # a run is evaluated from any folder
-        if isinstance(kept.get(key), str) and (name != "hub" or Path(kept[key]).expanduser().exists()):
-            kept[key] = str(Path(kept[key]).expanduser().absolute())
+        if isinstance(kept.get(key), str) and (name != "hub" or expand(kept[key]).exists()):
+            kept[key] = str(expand(kept[key]).absolute())
     config.probe.data = kept
 
 
@@ -69,7 +70,7 @@ def _said(plain: Any) -> dict[str, Any]:
         raise InputError(f"probe.data is a folder, an .npz file, or a name of data, not {plain}")
     if plain in choices("data"):
         return {"name": plain}
-    path = Path(plain).expanduser()
+    path = expand(plain)
     if path.is_dir():
         return {"name": "folder", "root": plain}
     if path.is_file():

@@ -6,7 +6,6 @@ be read when the earlier one is gone.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_kd.cast import is_frozen, learners
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_config, read_json
+from ssl_kd.system.paths import expand
 
 UNKNOWN = "ssl_kd.lineage.unknown"  # the backbone of a peer whose run is not there yet
 
@@ -42,7 +42,7 @@ def inherit(peers: DictConfig) -> None:
 def is_run(weights: Any) -> bool:
     """Whether weights are those of a run, and not of a file."""
     if isinstance(weights, str):
-        path = Path(weights).expanduser()
+        path = expand(weights)
         return path.suffix not in (".safetensors", ".pt", ".pth") and not (path / "config.json").is_file()
     return isinstance(weights, Mapping | DictConfig) and "run" in weights
 
@@ -57,7 +57,7 @@ def chosen(config: DictConfig, peers: list[str], wanted: str | None, name: str) 
 
 def check_classes(name: str, weights: Any, classes: Sequence[str]) -> None:
     """Refuses, as the teacher of a student's classes, a network that learned others. Raises InputError."""
-    folder = Path(str(weights if isinstance(weights, str) else weights.run)).expanduser()
+    folder = expand(str(weights if isinstance(weights, str) else weights.run))
     if not (folder / "data.json").is_file():
         return
     theirs = (read_json(folder / "data.json").get("train") or {}).get("classes") or []
@@ -79,11 +79,11 @@ def unknown(run: str) -> None:
 def _take(peer: DictConfig, name: str) -> None:
     where, weights = f"peers.{name}", peer.weights
     folder, wanted = (weights, None) if isinstance(weights, str) else (weights.run, weights.get("peer"))
-    if not (Path(str(folder)).expanduser() / "config.yaml").is_file():
+    if not (expand(str(folder)) / "config.yaml").is_file():
         peer.backbone = {"_target_": UNKNOWN, "run": str(folder)}
         return
     try:
-        config = read_config(Path(str(folder)).expanduser())
+        config = read_config(expand(str(folder)))
     except InputError as error:
         raise InputError(f"{where}.weights: {error}") from error
     having = [str(key) for key, node in config.peers.items() if "backbone" in node]

@@ -29,6 +29,7 @@ from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
 from ssl_kd.identity import differences
 from ssl_kd.saved import read_config, read_json, read_lines
+from ssl_kd.system.paths import expand
 
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
 
@@ -41,7 +42,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path, writes: bool = True, keep: int = 2) -> None:
-        self.folder = Path(folder)
+        self.folder = expand(folder)
         self.writes = writes
         self.keep = keep
         self._start: dict[str, Any] | None = None  # fingerprint of start.safetensors

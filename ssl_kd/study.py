@@ -34,6 +34,7 @@ from ssl_kd.identity import differences
 from ssl_kd.launch import cores, said_threads
 from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
+from ssl_kd.system.paths import expand
 from ssl_kd.values import whole
 from ssl_kd.words import options
 
@@ -86,7 +87,7 @@ def main(words: Sequence[str]) -> int:
     jobs = given.get("jobs", 1)
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise InputError(f'jobs must be a whole number of runs at once, at least 1, and "{jobs}" is not')
-    path = Path(files[0])
+    path = expand(files[0])
     out = Path(str(given.get("out") or Path("runs") / path.stem))
     study = read(path, out)
     if given.get("dry_run"):

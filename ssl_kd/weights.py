@@ -19,6 +19,7 @@ from ssl_kd.lineage import chosen
 from ssl_kd.run import Run
 from ssl_kd.saved import read_config
 from ssl_kd.status import read as read_status
+from ssl_kd.system.paths import expand
 
 FILES = (".safetensors", ".pt", ".pth")
 # What a state dict may be of: the peer itself, its backbone, the network in that, timm's model in that.
@@ -41,10 +42,10 @@ def start_from(
     Raises InputError for what is not there, for what would have to be executed, and for another network.
     """
     where, own = f"peers.{name}.weights", peer.state_dict()
-    if isinstance(source, str) and _of_hugging_face(Path(source).expanduser()):
+    if isinstance(source, str) and _of_hugging_face(expand(source)):
         source = str(weights_file(source))
     if isinstance(source, str) and Path(source).suffix.lower() in FILES and not Path(source).is_dir():
-        found, what = _translated(peer, _of_file(Path(source).expanduser(), where), where, source), source
+        found, what = _translated(peer, _of_file(expand(source), where), where, source), source
         owner = _owner(found, own)
         theirs = {owner + key: value for key, value in found.items() if not _classifies(key, own, owner)}
     else:
@@ -83,7 +84,7 @@ def _of_run(source: str | DictConfig, name: str, where: str) -> tuple[dict[str, 
             f"not {source}"
         )
     folder, wanted = node["run"], node.get("peer")
-    run = Run(Path(str(folder)).expanduser())
+    run = Run(expand(str(folder)))
     try:
         config = read_config(run.folder)
     except InputError as error:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import GROUPS, choices
 from ssl_kd.options_file import FILE, said_in
+from ssl_kd.system.paths import expand, expanded
 
 _OF_METHOD = ("terms", "parts", "preset", "others")
 
@@ -35,7 +36,7 @@ def read(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
     What a file says of its choice goes with it: the options of data=folder say nothing of data=cifar10.
     """
     files = [word.partition("=")[2] for word in words if word.partition("=")[0] == FILE]
-    layers = [_file(Path(file).expanduser()) for file in files]
+    layers = [_file(expand(file)) for file in files]
     layers.append(_split([word for word in words if word.partition("=")[0] != FILE]))
     picked: dict[str, str] = {}
     assigned: list[Said] = []
@@ -67,7 +68,7 @@ def _file(path: Path) -> tuple[dict[str, str], list[Said]]:
         if key in GROUPS and isinstance(value, str):
             picked[key] = _choice(key, value, f"{path}: ")
         else:
-            assigned.append(Said(key, value, str(path)))
+            assigned.append(Said(key, expanded(key, value), str(path)))
     return picked, assigned
 
 
@@ -84,7 +85,7 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[Said]]:
         elif key in GROUPS and not text.startswith("{"):  # a mapping describes one instead of naming it
             picked[key] = _choice(key, text)
         else:
-            assigned.append(Said(key, _value(key, text)))
+            assigned.append(Said(key, expanded(key, _value(key, text))))
     return picked, assigned
 
 

@@ -12,10 +12,10 @@ from ssl_kd.commands.documented import Option, options_in
 from ssl_kd.commands.names import backbones
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import GROUPS, choices, chosen_file, config_folder
+from ssl_kd.system.paths import expand, is_path
 
 SHELLS = ("bash", "zsh", "fish")
 ASK = "__complete"  # the hidden command that the scripts run
-_PATHS = "root path file weights out to folder test train_list test_list config run data".split()
 _DEFAULTS = {"method": "dogo", "data": "digits", "recipe": "simclr", "optim": "adamw"}
 _PEER = (
     "backbone",
@@ -179,7 +179,7 @@ def _values(name: str, key: str, value: str, words: Sequence[str]) -> list[str]:
     default = next((o.default for o in _options(name, words) if o.key == key), "")
     if default in ("true", "false"):
         return _starting(value, ["true ", "false "])
-    if key.rpartition(".")[2] in _PATHS:
+    if is_path(key) or key == "data":
         return _paths(value, key)
     return []
 
@@ -218,7 +218,7 @@ def _paths(value: str, key: str) -> list[str]:
     if kind == "run" and not value and Path("runs").is_dir():
         value = "runs/"
     head, slash, tail = value.rpartition("/")
-    folder = Path(head + slash).expanduser() if head or slash else Path()
+    folder = expand(head + slash) if head or slash else Path()
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError:

@@ -12,6 +12,7 @@ from ssl_kd.commands.looking import Seen, look
 from ssl_kd.disk import write_whole
 from ssl_kd.errors import InputError
 from ssl_kd.options_file import FILE
+from ssl_kd.system.paths import expand
 
 STEPS = {"cpu": 2_000, "cuda": 40_000, "mps": 10_000}  # of a first training
 EDGES = {"cpu": (32, 64), "cuda": (32, 64, 96, 128, 160, 224), "mps": (32, 64, 96, 128)}
@@ -38,7 +39,7 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"init looks at one folder, not at {len(places)}; quote a pattern of tar files")
     if given.get("overwrite", "false") not in ("true", "false"):
         raise InputError(f'overwrite must be true or false, and "{given["overwrite"]}" is not')
-    to = Path(given.get("to") or "my.yaml").expanduser()
+    to = expand(given.get("to") or "my.yaml")
     if to.suffix not in (".yaml", ".yml"):
         raise InputError(f"to={to} names no YAML file; say to={to.name}.yaml")
     if to.exists() and given.get("overwrite") != "true":

@@ -14,6 +14,7 @@ from ssl_kd.data.files import EXTENSIONS, FORMATS, decode
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices
+from ssl_kd.system.paths import expand
 
 LOOKED_AT = 200  # images that are opened, evenly spread
 BUILT_IN = ("digits", "cifar10", "cifar100", "fashion_mnist")
@@ -48,7 +49,7 @@ def look(place: str | None) -> Seen:
 
     place: also the name of a data set of ours; None is the digits. Raises InputError.
     """
-    path = Path(place or "").expanduser()
+    path = expand(place or "")
     if place is None or (place in BUILT_IN and not path.exists()):
         name = place or "digits"
         edge = {"digits": 16, "fashion_mnist": 28}.get(name, 32)

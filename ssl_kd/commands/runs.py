@@ -13,6 +13,7 @@ from typing import Any
 from ssl_kd.commands.catalogue import VALUES, refuse_unknown
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.status import read as read_status
+from ssl_kd.system.paths import expand
 
 MOST_DEEP = 6  # folders below the one that is looked into
 _MARKS = ("status.json", "summary.json", "metrics.jsonl", "checkpoints", "environment.json")
@@ -49,7 +50,7 @@ class Row:
 def main(words: Sequence[str]) -> int:
     """`ssl-kd runs [folder=runs] [sort=run] [format=table]`; returns the exit code."""
     odd = next((word for word in words if "=" not in word), None)
-    if odd is not None and Path(odd).is_dir():
+    if odd is not None and expand(odd).is_dir():
         words = [f"folder={word}" if word == odd else word for word in words]
     elif odd is not None:
         raise InputError(f'"{odd}" is neither an option, as sort=age, nor a folder')
@@ -59,7 +60,7 @@ def main(words: Sequence[str]) -> int:
         known = VALUES[f"runs.{key}"]
         if key in given and given[key] not in known:
             raise InputError(f'{key} is "{given[key]}"; {nearest(given[key], list(known))}')
-    folder = Path(given.get("folder") or "runs").expanduser()
+    folder = expand(given.get("folder") or "runs")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; ssl-kd train makes runs, or say where by folder=")
     rows, others = look(folder)

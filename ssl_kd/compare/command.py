@@ -14,6 +14,7 @@ from ssl_kd.compare.differences import Comparison, compare
 from ssl_kd.compare.words import conclusion, table
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.paths import expand
 from ssl_kd.words import options
 
 OPTIONS = ("base", "out")
@@ -28,7 +29,7 @@ def main(words: list[str]) -> int:
     for key in given:
         if key not in OPTIONS:
             raise InputError(f'"{key}" is not an option of compare; {nearest(key, list(OPTIONS))}')
-    folders = [folder for folder in folders if Path(folder).name not in _OWN]
+    folders = [str(expand(folder)) for folder in folders if Path(folder).name not in _OWN]
     base = given.get("base")
     comparison = compare(folders, None if base is None else str(base))
     out = Path(str(given["out"])) if given.get("out") else _parent(folders)

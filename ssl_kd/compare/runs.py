@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from ssl_kd.errors import InputError
 from ssl_kd.saved import read_config, read_scores
+from ssl_kd.system.paths import expand
 
 PROBES = ("few_labels", "linear_sgd", "finetune", "robustness", "transfer")  # that were made afterwards
 
@@ -29,7 +30,7 @@ class Entry:
 
 def read(folder: str) -> Entry:
     """The finished run in `folder`. Raises InputError."""
-    path = Path(folder)
+    path = expand(folder)
     if not path.is_dir():
         kind = "a file, not a run folder" if path.exists() else "not there"
         raise InputError(f"{folder} is {kind}; name folders of finished runs, as in runs/solo-0")

@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from ssl_kd.data.labels import MOST_CLASSES, printable
 from ssl_kd.errors import InputError
+from ssl_kd.system.paths import expand
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # What Pillow may take a file for, whatever its name: PostScript, say, it would have Ghostscript run.
@@ -242,7 +243,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 def data_root(root: str | Path | None) -> Path:
     """Where data sets lie: `root`, or $SSL_KD_DATA, or ~/.cache/ssl_kd/data."""
-    return Path(root or os.environ.get("SSL_KD_DATA") or Path.home() / ".cache/ssl_kd/data").expanduser()
+    return expand(root or os.environ.get("SSL_KD_DATA") or "~/.cache/ssl_kd/data")
 
 
 def first_line(error: Exception) -> str:

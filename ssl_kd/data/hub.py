@@ -13,6 +13,7 @@ from ssl_kd.data.files import first_line, read_file
 from ssl_kd.data.labels import Said
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.paths import expand
 
 TEST = ("test", "validation", "valid", "val")  # parts to score on, the first that is there
 
@@ -79,7 +80,7 @@ class Rows:
             raise InputError(f'{where}: "{column}" is no column of images ({first_line(error)})') from error
         self.column, self.where = column, where
         places = (path, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
-        homes = [Path(place).expanduser() for place in places]
+        homes = [expand(place) for place in places]
         self.homes = [home.absolute() for home in homes] + [home.resolve() for home in homes]
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ def _load(path: str, subset: str | None) -> Mapping[str, Any]:
         import datasets
     except ImportError as error:
         raise InputError('data=hub needs the package "datasets": pip install "ssl-kd[hub]"') from error
-    place = Path(path).expanduser()
+    place = expand(path)
     saved = any((place / name).is_file() for name in ("dataset_dict.json", "state.json"))
     program = place / f"{place.name}.py"
     if program.is_file():  # older versions of `datasets` would run it

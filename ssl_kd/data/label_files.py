@@ -12,6 +12,7 @@ import torch
 
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.paths import expand
 
 
 def read(path: str | Path, key: str | None, count: int, classes: int) -> np.ndarray:
@@ -21,7 +22,7 @@ def read(path: str | Path, key: str | None, count: int, classes: int) -> np.ndar
     first line calls `key`. .pt, .pth: what torch.save made of an array, or of a dict that has it under `key`,
     as CIFAR-N's files. Where there is a single array, no key is needed.
     """
-    path = Path(str(path)).expanduser()
+    path = expand(path)
     readers = {suffix: _numpy for suffix in (".npy", ".npz")} | {".csv": _text, ".txt": _text}
     readers |= {suffix: _torch for suffix in (".pt", ".pth")}
     if path.suffix.lower() not in readers:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
+from ssl_kd.system.paths import expand
 
 
 def read_list(root: Path, file: str | Path) -> tuple[list[str], list[int | str]]:
@@ -13,7 +14,7 @@ def read_list(root: Path, file: str | Path) -> tuple[list[str], list[int | str]]
     A label is a number, or a name without spaces. An image may be listed several times. Raises InputError
     for a line that is otherwise, and names the first image that is not there.
     """
-    place = Path(file).expanduser()
+    place = expand(file)
     if not place.is_file():
         raise InputError(f"there is no list {place}")
     try:

@@ -20,6 +20,7 @@ from ssl_kd.data.files import EXTENSIONS, first_line
 from ssl_kd.data.labels import printable
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError
+from ssl_kd.system.paths import expand
 
 MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
 MOST_LABEL = 1 << 20  # bytes of a .cls or .json
@@ -106,7 +107,7 @@ class Members:
 
 def shard_files(path: str | Path) -> list[Path]:
     """The .tar files of a folder, or those that a pattern names, in order. Raises InputError."""
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.is_dir():
         inside = sorted(file for file in path.iterdir() if file.suffix == ".tar" and file.is_file())
         if not inside:

@@ -27,6 +27,7 @@ from ssl_kd.data.lists import read_list
 from ssl_kd.data.workers import decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
+from ssl_kd.system.paths import expand
 
 RESIDENT_BYTES = 2 << 30  # a source up to this size is held decoded
 
@@ -186,7 +187,7 @@ def digits(limit: int | None = None) -> Data:
 
 def arrays(path: str | Path, limit: int | None = None) -> Data:
     """An .npz file of uint8 images with the keys of `files.read_npz` (MedMNIST has them, too)."""
-    train, test, classes = read_npz(Path(path).expanduser())
+    train, test, classes = read_npz(expand(path))
     halves = [Arrays(*part, classes if part[1] is not None else ()) for part in (train, test) if part]
     return Data(_limited(halves[0], limit), halves[1] if test else None)
 
@@ -254,7 +255,7 @@ def folder(
     train_list, test_list: files that list the images of a part and their labels (`lists.read_list`), in place
         of what the folders say.
     """
-    root = Path(root).expanduser()
+    root = expand(root)
     if labels not in ("auto", "none"):
         raise InputError(f'labels must be "auto" or "none", not "{labels}"')
     options: dict[str, Any] = {"limit": limit, "skip_broken": skip_broken, "resident_bytes": resident_bytes}
@@ -270,7 +271,7 @@ def folder(
     beside = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
     test_root = root / beside[0] if beside else None
     if test is not None:  # `/` keeps an absolute path as it is
-        test_root = root / test if (root / test).is_dir() else Path(test).expanduser()
+        test_root = root / test if (root / test).is_dir() else expand(test)
     train_root = root / "train" if beside or (test is not None and (root / "train").is_dir()) else root
     if test_root and test_root.resolve().is_relative_to(train_root.resolve()):
         raise InputError(f"the test folder {test_root} lies inside the training folder {train_root}")

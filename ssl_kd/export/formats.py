@@ -13,6 +13,7 @@ from ssl_kd.export.card import Loading, card
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.files import own_folder, place
 from ssl_kd.export.rebuilt import Rebuilt
+from ssl_kd.system.paths import expand
 
 NAMES = (own.WEIGHTS, "config.json", "README.md")  # of the files in a folder
 
@@ -152,7 +153,7 @@ def _holds(module: torch.nn.Module) -> Callable[[Path], None]:
 
 
 def _path(network: Deployed, to: str | None, ending: str) -> Path:
-    return Path(to).expanduser() if to else network.finished.run.folder / "export" / f"{network.name}{ending}"
+    return expand(to) if to else network.finished.run.folder / "export" / f"{network.name}{ending}"
 
 
 def _folder(network: Deployed, to: str | None, ending: str) -> Path:

@@ -15,6 +15,7 @@ from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed, Network
 from ssl_kd.peers import Surroundings, build_peer
+from ssl_kd.system.paths import expand
 from ssl_kd.trust import check_names
 
 WEIGHTS = "model.safetensors"  # in a folder
@@ -38,7 +39,8 @@ def read(path: str | Path) -> Network:
     `network(images)` the logits (N, K) where it has a classifier. Nothing in the file is executed, and it may
     name what a run folder may. Raises InputError for what was not exported that way.
     """
-    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    place = expand(path)
+    file = place / WEIGHTS if place.is_dir() else place
     about = _about(file)
     config = OmegaConf.create(
         {

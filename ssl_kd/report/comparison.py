@@ -18,6 +18,7 @@ from ssl_kd.report.comparison_charts import forest, forest_height, ranges, reach
 from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.run import Run
+from ssl_kd.system.paths import expand
 
 CHARTS = 6  # scores whose runs are drawn one by one
 WIDTH = 460  # pixels of the plot that stands alone
@@ -31,7 +32,7 @@ Peer = tuple[str, str, str]  # group, peer, peer of the base
 
 def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
     """Writes `folder`/comparison.html and comparison.svg, the differences alone; returns the page's path."""
-    folder = Path(folder)
+    folder = expand(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base = comparison.groups[0].name
     others = " and ".join(group.name for group in comparison.groups[1:])

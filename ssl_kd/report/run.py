@@ -8,6 +8,7 @@ from ssl_kd.report import curves, deployment, embeddings, head, maps, pictures, 
 from ssl_kd.report.embeddings import BANK, IMAGES
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.report.reported import Reported, read
+from ssl_kd.system.paths import expand
 
 
 def run_page(folder: str | Path, device: torch.device | str = "cpu", map: str = "pca") -> Path:
@@ -17,11 +18,12 @@ def run_page(folder: str | Path, device: torch.device | str = "cpu", map: str = 
     equal pages but for measured latencies. Raises InputError for what is no run, has no checkpoint, or has
     been asked for a map that cannot be made.
     """
+    folder = expand(folder)
     embeddings.check(map)
     run = read(folder, device)
     return write(
         Page(head.title(run), "Report of a run", head.lead(run), _sections(run, map)),
-        Path(folder) / "report.html",
+        folder / "report.html",
     )
 
 

@@ -1,0 +1,1 @@
+"""Files and processes: what is read, written and shown with care."""
