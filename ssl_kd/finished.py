@@ -23,7 +23,7 @@ from ssl_kd.inputs import Images, batches
 from ssl_kd.machine import pick_device
 from ssl_kd.probes.features import embed
 from ssl_kd.run import Run
-from ssl_kd.saved import check_links, read_config, read_json
+from ssl_kd.saved import check_links, environment, read_config, read_json
 from ssl_kd.system.paths import expand
 from ssl_kd.trust import check_names
 
@@ -150,7 +150,7 @@ def load(run: str | Path, device: str = "cpu", checkpoint: str | None = None) ->
         cohort = build_cohort(config, _shape(there, config), sources=not there.self_contained)
         step = _weights(there, cohort, chosen)
     except (InputError, OmegaConfBaseException) as error:
-        packages = read_json(there.folder / "environment.json").get("packages")
+        packages = environment(there.folder).get("packages")
         made = packages.get("ssl-kd") if isinstance(packages, dict) else None
         other = "" if made in (None, __version__) else f" was made by ssl-kd {made} and"
         if not other and isinstance(error, InputError):

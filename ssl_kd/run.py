@@ -28,9 +28,10 @@ from ssl_kd.disk import PARTIAL, damage, fingerprint, sync, write_whole
 from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
 from ssl_kd.identity import differences
-from ssl_kd.saved import read_config, read_json, read_lines
+from ssl_kd.saved import environments, read_config, read_json, read_lines
 from ssl_kd.system.paths import expand
 
+MOST_STARTS = 1000  # that are noted, besides the first
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
 
 
@@ -124,7 +125,8 @@ class Run:
         if self.writes:
             resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
             write_whole(self.folder / "config.yaml", OmegaConf.to_yaml(resolved))
-            self.write("environment.json", environment())
+            first, *others = *environments(self.folder), environment(self._step())
+            self.write("environment.json", [first, *others[-MOST_STARTS:]])
 
     def tidy(self) -> None:
         """Takes away what a killed process left half done; a checkpoint that was only not renamed is kept."""
@@ -138,7 +140,23 @@ class Run:
         for partial in list(self.folder.rglob(f"*{PARTIAL}")):
             partial.unlink(missing_ok=True)
 
-    def write(self, name: str, content: dict[str, Any]) -> None:
+    def finished(self, steps: int) -> dict[str, Any] | None:
+        """What summary.json says of a run whose last checkpoint is whole and of its last step; else None."""
+        summary = self.read("summary.json")
+        place = self.checkpoint
+        if summary is None or place is None or self._step() < steps or self._damage(place):
+            return None
+        return summary
+
+    def _step(self) -> int:
+        """That of the newest checkpoint; 0 where there is none, or none that can be read."""
+        place = self.checkpoint
+        try:
+            return int(json.loads((place / "state.json").read_text())["step"]) if place else 0
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0
+
+    def write(self, name: str, content: Any) -> None:
         """A JSON file in the folder, whole or not at all."""
         if self.writes:
             write_whole(self.folder / name, json.dumps(content, indent=2) + "\n")
@@ -351,20 +369,22 @@ def _weights(cohort: Cohort, step: int) -> dict[str, Tensor]:
     return {key: _plain(value) for key, value in weights.items()}
 
 
-def environment() -> dict[str, Any]:
-    """What a result depends on besides the config."""
+def environment(step: int = 0) -> dict[str, Any]:
+    """What a result depends on besides the config: of one start of a run, which goes on after `step`."""
     checkout = Path(__file__).parent.parent
     git = (
         ["git", "rev-parse", "HEAD"] if (checkout / ".git").exists() else ["true"]
     )  # not that of a user's project
     commit = subprocess.run(git, cwd=checkout, capture_output=True, text=True, check=False).stdout.strip()
     return {
+        "step": step,
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "git": commit or None,
         "machine": platform.platform(),
         "cores": os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

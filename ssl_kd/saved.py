@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
-from ssl_kd.values import check_whole
+from ssl_kd.values import VALUES, check, check_whole
 
 NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
 MOST_BYTES = 1 << 20  # of a config.yaml; ours have some 10 KiB
@@ -66,18 +66,68 @@ def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; {} where there is no file. Raises InputError."""
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    found = _json(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no mapping")
     return found
 
 
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def environments(folder: Path) -> list[dict[str, Any]]:
+    """What environment.json says of each start of a run, in their order; [] where there is no file.
+
+    A run of an older version has a single one, and not in a list. Raises InputError.
+    """
+    path = folder / "environment.json"
+    found = _json(path) if path.is_file() else []
+    found = [found] if isinstance(found, dict) else found
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InputError(f"{path} holds no list of starts")
+    return found
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """That of the newest start; {} where nothing is known."""
+    return next(reversed(environments(folder)), {})
+
+
+_CHANGES = ("processes", "threads", "accelerator", "machine", "python", "git")
+
+
+def changes(starts: Sequence[Mapping[str, Any]]) -> str:
+    """What was not the same in all starts of a run: "processes: 1, after step 40: 2"; "" for nothing.
+
+    Starts of which no step is left do not count.
+    """
+    steps = [one.get("step", 0) if isinstance(one.get("step", 0), int) else 0 for one in starts]
+    at_work = [i for i in range(len(starts)) if all(steps[i] < later for later in steps[i + 1 :])]
+    kept = [(steps[i], _told(starts[i])) for i in at_work]
+    said = []
+    for key in dict.fromkeys(key for _, told in kept for key in told):
+        values = [(step, told.get(key)) for step, told in kept]
+        new = [pair for i, pair in enumerate(values) if i == 0 or pair[1] != values[i - 1][1]]
+        if len(new) > 1:
+            after = (f", after step {step:,}: {value}" for step, value in new[1:])
+            said.append(f"{key}: {new[0][1]}{''.join(after)}")
+    return "; ".join(said)
+
+
+def _told(start: Mapping[str, Any]) -> dict[str, str]:
+    packages = start.get("packages")
+    known = {key: start[key] for key in _CHANGES if key in start}
+    known |= packages if isinstance(packages, dict) else {}
+    return {str(key): "none" if value is None else str(value) for key, value in known.items()}
+
+
 def command(folder: Path) -> str:
     """The command that started a run; "" where nobody wrote it down, or where it was no command of ours."""
-    words = read_json(folder / "environment.json").get("command")
+    words = environment(folder).get("command")
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         return ""
     program = Path(words[0])
@@ -97,6 +147,17 @@ def read_scores(path: Path) -> dict[str, Any]:
         if not _is_number(found.get(key)):
             raise InputError(f"{path}: {key} is no number")
     return found
+
+
+def probe_of(summary: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
+    """The options of `probe` by which a run was scored: those of its summary.json, or else of its config."""
+    scored = summary.get("scored")
+    found = scored.get("probe") if isinstance(scored, dict) else None
+    if not isinstance(found, dict):
+        return config.probe
+    given = OmegaConf.create({"probe": {**config.probe, **found}})
+    check(given, VALUES)
+    return given.probe
 
 
 _SCORED = ("peers", "ensemble", "baselines", "macs", "training_macs", "health")

@@ -1,8 +1,10 @@
 """Which checkpoint of a run is reported, and what is said of it. No rule here looks at the test split."""
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.cohort import Cohort
 from ssl_kd.cost import macs, training_macs
@@ -109,6 +111,7 @@ def summary(
         "method": config.method,
         "data": config.data.name,
         "scored_on": scored_on(config),
+        "scored": {"on": scored_on(config), "probe": OmegaConf.to_container(config.probe, resolve=True)},
         "seed": config.seed,
         "steps": config.steps,
         "checkpoint": config.probe.select,
@@ -120,6 +123,27 @@ def summary(
         "macs": {name: macs(peer.backbone, shape) for name, peer in encoders(cohort).items()},
         "training_macs": _training_macs(cohort, shape),
     }
+
+
+_OF_KNN = ("knn", "temperature")  # options of the probes of a finished run
+_NO_SCORE = ("every", "batch_size")
+
+
+def other_probe(scored: Mapping[str, Any], asked: Mapping[str, Any], run: str) -> str:
+    """What to say of a finished run that was scored by other options than are asked for; "" where it was not.
+
+    scored, asked: options of `probe`.
+    """
+    odd = [str(key) for key in asked if key not in _NO_SCORE and asked[key] != scored.get(key)]
+    if not odd:
+        return ""
+    listed = ", ".join(f"probe.{key} is {asked[key]} here and {scored.get(key)} there" for key in odd)
+    knn = [f"{key}={asked[key]}".replace(" ", "") for key in _OF_KNN if key in odd]
+    ways = [shlex.join(["ssl-kd", "knn", f"run={run}", *knn])] if knn else []
+    ways += [shlex.join(["ssl-kd", "linear", f"run={run}"])] if "linear" in odd else []
+    others = not {*odd} <= {*_OF_KNN, "linear"}
+    ways += ["the same command with another run= trains and scores anew"] if others else []
+    return f"nothing of a finished run changes: {listed}; to score it so: {'; '.join(ways)}"
 
 
 def _training_macs(cohort: Cohort, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -51,8 +51,9 @@ from ssl_kd.machine import (
 )
 from ssl_kd.monitor import Collapsed, Monitor, Watch
 from ssl_kd.run import Run
+from ssl_kd.saved import changes, environments, probe_of
 from ssl_kd.schedules import Weight
-from ssl_kd.selection import Chooser, candidates, check_rule
+from ssl_kd.selection import Chooser, candidates, check_rule, other_probe
 from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
 from ssl_kd.signals import REQUEUE, Interrupted, Stop
@@ -208,6 +209,16 @@ def _dry_run(parts: Parts) -> int:
 
 def _run(parts: Parts, stop: Stop) -> int:
     run, before = _open(parts)
+    if summary := run.finished(parts.config.steps):
+        if run.writes:
+            run.tidy()
+        if run.writes and before.get("state", "done") != "done":  # a kill after the last file
+            with Status(run.folder, parts.config.steps):
+                pass
+        _leave_alone(parts, run, summary)
+        return 0
+    if run.writes:
+        run.make()
     try:
         with Status(run.folder, parts.config.steps) if run.writes else nullcontext() as status:
             begun = _continue(parts, run, before)
@@ -216,6 +227,17 @@ def _run(parts: Parts, stop: Stop) -> int:
         say(parts, f"stopped by health.on_collapse=stop; the last checkpoint is {run.checkpoint}")
         return COLLAPSED
     return 0
+
+
+def _leave_alone(parts: Parts, run: Run, summary: dict[str, Any]) -> None:
+    """Tells what a finished run has scored, and changes nothing of it."""
+    say(parts, f"run {parts.config.run}: finished before")
+    parts.accelerator.wait_for_everyone()
+    if parts.accelerator.is_main_process:
+        evaluator = Evaluator(parts.config, parts.data, parts.accelerator.device)
+        _report(parts, summary, evaluator.missing)
+        if other := other_probe(probe_of(summary, run.config()), parts.config.probe, str(parts.config.run)):
+            say(parts, other)
 
 
 def _train(parts: Parts, run: Run, begun: int, stop: Stop, status: Status | None) -> None:
@@ -332,7 +354,6 @@ def _open(parts: Parts) -> tuple[Run, dict[str, Any]]:
         noted = run.read("data.json")
         if noted is not None and (odd := changed(noted, identity(parts.data))):
             raise InputError(f"the data of {run.folder} changed since it began: {odd}; name another run=")
-        run.make()
     return run, before
 
 
@@ -371,6 +392,8 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
         else "new"
     )
     say(parts, f"run {config.run}: {state}")
+    if begun and (other := changes(environments(run.folder))):
+        say(parts, f"its starts differ: {other}")
     skipped = getattr(parts.data.train, "skipped", [])
     if skipped:
         files = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"

@@ -600,11 +600,12 @@ def test_a_page_of_somebody_elses_run_shows_what_it_says_and_runs_nothing(finish
     config["data"]["name"], config["preset"] = "<img src=x onerror=alert(4)>", evil
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     for name in ("summary.json", "environment.json"):
-        found = json.loads((folder / name).read_text())
+        content = json.loads((folder / name).read_text())
+        found = content[-1] if isinstance(content, list) else content
         found |= {key: evil for key, value in found.items() if isinstance(value, str)}
         if name == "summary.json":
             found["peers"][evil] = {"knn": {evil: 0.5}}
-        (folder / name).write_text(json.dumps(found))
+        (folder / name).write_text(json.dumps(content))
     probed = {
         "checkpoint": evil,
         "protocol": {evil: evil},

@@ -246,8 +246,8 @@ def test_a_name_in_a_run_cannot_break_out_of_the_card(runs, tmp_path, monkeypatc
     folder = tmp_path / "run"
     shutil.copytree(runs / "labels", folder)
     made = json.loads((folder / "environment.json").read_text())
-    made["command"] = ["ssl-kd", "train", "x=```\n# Owned\n$(touch harmed)"]
-    made["packages"] = {"torch": "1 | <b>2</b>\n# Owned"}
+    made[-1]["command"] = ["ssl-kd", "train", "x=```\n# Owned\n$(touch harmed)"]
+    made[-1]["packages"] = {"torch": "1 | <b>2</b>\n# Owned"}
     (folder / "environment.json").write_text(json.dumps(made))
     export(str(folder), "small", str(tmp_path / "x.safetensors"))
     card = (tmp_path / "x.safetensors.md").read_text()

@@ -101,7 +101,7 @@ def test_a_run_of_a_file_keeps_the_whole_config_and_is_continued_by_it(own_folde
     assert main(["train", "config=my.yaml"]) == 0
     kept = OmegaConf.load("runs/a/config.yaml")
     assert kept.epochs == 1 and "config" not in kept and kept.recipe.flip == 0.0
-    assert json.loads(Path("runs/a/environment.json").read_text())["command"]
+    assert json.loads(Path("runs/a/environment.json").read_text())[-1]["command"]
     assert main(["train", "config=my.yaml", "log_every=7"]) == 0
     assert "finished before" in capsys.readouterr().out
     with Path("my.yaml").open("a") as file:

@@ -166,7 +166,7 @@ def test_a_run_of_another_version_is_refused_in_one_sentence(trained, tmp_path, 
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("ssl_kd.losses.nt_xent", "ssl_kd.losses.nt_x"))
     environment = json.loads((run / "environment.json").read_text())
-    environment["packages"]["ssl-kd"] = "0.0.3"
+    environment[-1]["packages"]["ssl-kd"] = "0.0.3"
     (run / "environment.json").write_text(json.dumps(environment))
     assert main(["knn", f"run={run}"]) == 2
     said = capsys.readouterr().err

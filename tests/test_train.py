@@ -95,7 +95,7 @@ def test_a_run_leaves_its_config_metrics_checkpoint_scores_and_baselines(capsys)
     probed = [line for line in lines() if "peers" in line]
     assert [line["step"] for line in probed] == [5, 10]
     assert probed[-1]["peers"]["a"]["knn"] == summary["peers"]["a"]["knn"]
-    environment = json.loads(Path("runs/a/environment.json").read_text())
+    environment = json.loads(Path("runs/a/environment.json").read_text())[-1]
     assert environment["packages"]["torch"] and environment["threads"] and environment["command"]
 
 

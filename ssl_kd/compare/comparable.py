@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ssl_kd.compare.runs import Entry
 from ssl_kd.errors import InputError
 from ssl_kd.identity import INCIDENTAL_DATA
-from ssl_kd.saved import read_json
+from ssl_kd.saved import environments, probe_of
 
 # Of the config's `probe`, what changes no score: how often, what stands beside it, how many images at once;
 # and the rule for the checkpoint, which summary.json has too.
@@ -45,7 +45,9 @@ def _data(entry: Entry) -> dict[str, Any]:
 
 def _protocol(entry: Entry) -> dict[str, Any]:
     """What decides how a run was scored."""
-    probe = {key: value for key, value in entry.config.probe.items() if key not in _NO_PROTOCOL}
+    probe = {
+        key: value for key, value in probe_of(entry.summary, entry.config).items() if key not in _NO_PROTOCOL
+    }
     return _flat(probe, "probe") | {"checkpoint": entry.summary.get("checkpoint", "last")}
 
 
@@ -65,8 +67,13 @@ def _flat(node: Any, prefix: str) -> dict[str, Any]:
 
 
 def _packages(entry: Entry) -> dict[str, str]:
-    found = read_json(Path(entry.folder) / "environment.json").get("packages")
-    return found if isinstance(found, dict) else {}  # then nothing is known, and nothing else needs it
+    """The versions of all its starts; {} where nothing is known, which nothing else needs."""
+    found: dict[str, dict[str, None]] = {}
+    for start in environments(Path(entry.folder)):
+        packages = start.get("packages")
+        for name, version in packages.items() if isinstance(packages, dict) else ():
+            found.setdefault(str(name), {})[str(version)] = None
+    return {name: " then ".join(versions) for name, versions in found.items()}
 
 
 def _versions(entries: Sequence[Entry]) -> list[str]:

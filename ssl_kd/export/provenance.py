@@ -7,7 +7,7 @@ from typing import Any
 from ssl_kd.evaluate import scored_on
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.markdown import fence, table, text
-from ssl_kd.saved import SINGLES, command, read_json, read_scores
+from ssl_kd.saved import SINGLES, changes, command, environments, probe_of, read_json, read_scores
 
 RULES = {
     "last": "the last one",
@@ -43,7 +43,8 @@ def data(network: Deployed) -> str:
 def training(network: Deployed) -> str:
     """The section on the training: the method, the others, the versions, the command."""
     finished, config = network.finished, network.finished.config
-    made = read_json(finished.run.folder / "environment.json")
+    starts = environments(finished.run.folder)
+    made: dict[str, Any] = next(reversed(starts), {})
     machine = made.get("accelerator") or f"CPU, {made.get('threads')} of {made.get('cores')} cores"
     others = [f"{name} ({_backbone(config.peers[name])})" for name in config.peers if name != network.name]
     rule = str(config.probe.get("select", "last")) if finished.checkpoint == "chosen" else "last"
@@ -57,6 +58,7 @@ def training(network: Deployed) -> str:
         ("versions", _versions(made.get("packages"))),
         ("commit", str(made.get("git") or "")[:12]),
         ("machine", machine if made else ""),
+        ("changed between its starts", changes(starts)),
     ]
     if network.left_out:
         rows.append(("left out here", ", ".join(network.left_out) + ": heads that only training needed"))
@@ -66,6 +68,8 @@ def training(network: Deployed) -> str:
     )
     shown = table(("what", "which"), [(key, text(value)) for key, value in rows if str(value)])
     lead = "The command that does it again, to the same weights on the same machine:"
+    if changes(starts):
+        lead = "The command of its last start; the weights come again only with what changed between them:"
     return f"## Training\n\n{shown}\n\n{lead}\n\n{again}"
 
 
@@ -98,7 +102,7 @@ def scores(network: Deployed) -> str:
         f"## Scores\n\nAccuracy in per cent on {scored_on(config)}.{other} {seed}\n\n"
         + table(("", *columns), rows)
         + "\n\n"
-        + _protocol(columns, config)
+        + _protocol(columns, probe_of(summary, config))
     )
 
 
@@ -111,7 +115,7 @@ def data_name(network: Deployed) -> str:
     return f"{plain} {named}".strip()
 
 
-def _protocol(columns: Sequence[str], config: Any) -> str:
+def _protocol(columns: Sequence[str], probe: Mapping[str, Any]) -> str:
     said = [
         "Embeddings of un-augmented images, the network in eval mode and float32; no score selects anything "
         "on the images that it is of."
@@ -119,7 +123,7 @@ def _protocol(columns: Sequence[str], config: Any) -> str:
     if any(column.startswith("kNN") for column in columns):
         said.append(
             "kNN k: by cosine, the k nearest of the labelled train split vote with exp(similarity / "
-            f"{config.probe.temperature:g})."
+            f"{probe['temperature']:g})."
         )
     if "linear" in columns:
         said.append(

@@ -15,7 +15,7 @@ from ssl_kd.report import blocks
 from ssl_kd.report.graph import arrows, drawing
 from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
-from ssl_kd.saved import command
+from ssl_kd.saved import changes, command
 from ssl_kd.show import links, read
 
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
@@ -161,6 +161,7 @@ def _facts(run: Reported) -> list[tuple[str, str]]:
         ("Python", made.get("python", "")),
         ("Machine", _machine(made)),
         ("Commit", (made.get("git") or "")[:12]),
+        ("Changed between its starts", changes(run.starts)),
     ]
 
 

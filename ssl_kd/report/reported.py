@@ -9,18 +9,23 @@ import torch
 
 from ssl_kd.evaluate import scored_on
 from ssl_kd.finished import Finished, load
-from ssl_kd.saved import read_json, read_lines, read_scores
+from ssl_kd.saved import environments, read_lines, read_scores
 
 Curves = dict[str, list[tuple[float, float]]]  # name -> (epoch, value)
 
 
 @dataclass
 class Reported(Finished):
-    """What a report is made from; summary and environment are empty where there is no such file."""
+    """What a report is made from; summary and starts are empty where there is no such file."""
 
     summary: dict[str, Any]
-    environment: dict[str, Any]
+    starts: list[dict[str, Any]]  # the environment of each
     lines: list[dict[str, Any]]  # of metrics.jsonl
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """That of the newest start; {} where nothing is known."""
+        return next(reversed(self.starts), {})
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +75,7 @@ def read(folder: str | Path, device: torch.device | str) -> Reported:
     return Reported(
         **{field.name: getattr(finished, field.name) for field in fields(finished)},
         summary=read_scores(run.folder / "summary.json"),
-        environment=read_json(run.folder / "environment.json"),
+        starts=environments(run.folder),
         lines=read_lines(run.folder / "metrics.jsonl"),
     )
 
