@@ -162,13 +162,13 @@ WRITERS = {
 def test_labels_are_read_from_every_kind_of_file(name, tmp_path):
     key, write = WRITERS[name]
     write(tmp_path / name)
-    found = read(str(tmp_path / name), key, 12, 3)
+    found = read(str(tmp_path / name), key, 12, "abc")
     assert found.dtype == np.int64 and np.array_equal(found, LABELS)
 
 
 def test_a_file_may_leave_images_without_a_label(tmp_path):
     np.save(tmp_path / "l.npy", np.where(LABELS == 1, -1, LABELS))
-    assert (read(tmp_path / "l.npy", None, 12, 3)[LABELS == 1] == -1).all()
+    assert (read(tmp_path / "l.npy", None, 12, "abc")[LABELS == 1] == -1).all()
 
 
 class Harm:
@@ -241,7 +241,7 @@ def test_a_file_that_is_of_no_use_is_refused_in_one_sentence_and_not_executed(
     if write is not None:
         write(Path(name))
     with pytest.raises(InputError) as refused:
-        read(name, key, 12, 3)
+        read(name, key, 12, "abc")
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
     assert not Path("harmed").exists()
 

@@ -3,7 +3,7 @@
 import csv
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from ssl_kd.data.files import first_line, load_tensors
+from ssl_kd.data.labels import positions_of
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
 
 
-def read(path: str | Path, key: str | None, count: int, classes: int) -> np.ndarray:
+def read(path: str | Path, key: str | None, count: int, classes: Sequence[str]) -> np.ndarray:
     """The labels in a file, int64 (count,), -1 for none. Nothing in it is executed. Raises InputError.
+
+    classes: what they are called; where that is by numbers, the file's labels are those numbers.
 
     .npy: one array. .npz: the array called `key`. .csv, .txt: a number on each line, or the column that the
     first line calls `key`. .pt, .pth: what torch.save made of an array, or of a dict that has it under `key`,
@@ -43,10 +46,7 @@ def read(path: str | Path, key: str | None, count: int, classes: int) -> np.ndar
         raise InputError(f"{path}: labels are whole numbers (N,), not {found.dtype} {found.shape}")
     if len(labels) != count:
         raise InputError(f"{path} holds {len(labels)} labels, and the whole train split has {count} images")
-    if not -1 <= labels.min() <= labels.max() < classes:
-        worst = labels.min() if labels.min() < -1 else labels.max()
-        raise InputError(f"{path} holds the label {worst}, which is none of the {classes} classes")
-    return labels.astype(np.int64)
+    return positions_of(labels.astype(np.int64), classes, str(path))
 
 
 def _numpy(path: Path, key: str | None) -> np.ndarray:
