@@ -162,7 +162,7 @@ SOURCE = {
     "workers": whole(0, MOST_THREADS) | null,
 }
 # our schedules, where they are of learning rates,
-RATE = {"peak": number(0), "warmup": number(0, 1)}
+RATE = {"peak": number(0), "warmup": number(0, 1), "from_zero": truth}
 # and what a peer says that is no constructor of its own.
 ENCODER = {
     "backbone": group,

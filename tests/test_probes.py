@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_kd.errors import InputError
 from ssl_kd.probes import Features, embed, knn, linear, pixels
+from ssl_kd.probes.knn import votes
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,28 @@ def test_knn_equals_scikit_learn(k):
     model.fit(features.train.numpy(), features.train_labels.numpy())
     expected = model.score(features.test.numpy(), features.test_labels.numpy())
     assert knn(features, k=(k,))[k] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("bank", [2, 19, 20, 21, 65, 257, 1024])
+def test_of_equal_rows_in_the_bank_the_first_is_the_nearest_at_every_k(bank):
+    """A slow loop over the bank in order: with labels as they come, only the first k of equal rows vote."""
+    torch.manual_seed(bank)
+    different = torch.randn(max(1, bank // 7), 24)
+    copies = torch.randint(len(different), (bank,))
+    labels = torch.randint(5, (bank,))
+    test = torch.cat([different[:20], torch.randn(20, 24)])
+    features = Features(different[copies], labels, test, torch.zeros(len(test), dtype=torch.int64), 5)
+    ks = [k for k in (1, 2, 3, 20, bank // 2, bank) if 1 <= k <= bank]
+    _, ballots = next(votes(features, ks, 0.07))
+    unique, rows = (F.normalize(x).double() for x in (different, test))
+    for query, row in enumerate(rows):
+        cosine = [float(unique[copy] @ row) for copy in copies]
+        order = sorted(range(bank), key=lambda place: (-cosine[place], place))
+        for k in ks:
+            by_hand = torch.zeros(5, dtype=torch.float64)
+            for place in order[:k]:
+                by_hand[labels[place]] += math.exp((cosine[place] - cosine[order[0]]) / 0.07)
+            torch.testing.assert_close(ballots[k][query], by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_a_k_beyond_the_bank_is_the_whole_bank():

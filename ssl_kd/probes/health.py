@@ -3,6 +3,8 @@
 All take rows of any scale, compute in float64 and return a float.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,12 +49,15 @@ def uniformity(rows: Tensor) -> float:
 
 
 def spread(rows: Tensor) -> float:
-    """Standard deviation of the unit rows (N, D) times sqrt(D): 1 on all of the sphere, 0 when collapsed.
+    """Mean standard deviation of the columns of the unit rows (N, D), times sqrt(D): about 1 on all of the
+    sphere, 0 when collapsed; NaN for one row, which has none.
 
     Source: Chen & He 2021 (SimSiam), figure 2.
     """
+    if len(rows) < 2:
+        return float("nan")
     unit = F.normalize(rows.double(), dim=-1)
-    return float(unit.var(0, unbiased=False).sum().sqrt())
+    return float(unit.std(0).mean()) * math.sqrt(rows.shape[1])
 
 
 def agreement(a: Tensor, b: Tensor) -> float:

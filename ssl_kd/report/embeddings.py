@@ -69,7 +69,8 @@ class Embedded:
         cosine = asked[list(queries)] @ bank.T
         if itself:
             cosine[range(len(queries)), list(queries)] = -2
-        return cosine.topk(min(count, len(bank) - itself), 1).indices
+        order = cosine.argsort(dim=1, descending=True, stable=True)  # of equals the first, as the kNN probe
+        return order[:, : min(count, len(bank) - itself)]
 
 
 def choose(run: Reported) -> Seen:
