@@ -20,6 +20,8 @@ from ssl_kd.data.adapt import as_channels, hold_out
 from ssl_kd.data.parts import split
 from ssl_kd.data.relabel import taught
 from ssl_kd.data.sampling import SAMPLERS, Sampler, long_tailed
+from ssl_kd.data.sources import lacks_labels
+from ssl_kd.data.unseen import without_unseen
 from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.engine import Term
 from ssl_kd.errors import InputError, nearest
@@ -82,14 +84,14 @@ def read_data(config: DictConfig) -> Data:
         )
     if config.get("long_tail") is not None:
         data = replace(data, train=long_tailed(data.train, config.long_tail))
-    data = replace(data, labelled=labelled)
+    data = replace(without_unseen(data), labelled=labelled and without_unseen(labelled))
     config.classes = len(data.train.classes) or None
     config.steps = config.epochs * max(1, len(_training(config, data)) // config.batch_size)
     for name, term in config.terms.items():
         if "batch.label" in _words(term) and (
             data.train.labels is None or not (data.train.labels >= 0).any()
         ):
-            raise InputError(f'the term "{name}" needs labels, and the data "{config.data.name}" has none')
+            raise InputError(f'the term "{name}" needs labels, and {lacks_labels(config.data.name, data)}')
     return data
 
 
@@ -133,7 +135,7 @@ def _labelled(config: DictConfig, channels: int) -> Data | None:
         train, *test = [as_channels(part, channels) for part in (read.train, read.test) if part is not None]
     except InputError as error:
         raise InputError(f"probe.data: {error}") from error
-    return Data(train, test[0] if test else None)
+    return replace(read, train=train, test=test[0] if test else None)
 
 
 def build_terms(config: DictConfig) -> list[Term]:

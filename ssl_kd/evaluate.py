@@ -14,6 +14,7 @@ from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Cohort, Outputs
 from ssl_kd.data import Data, Plain, Source, in_order
 from ssl_kd.data.adapt import subset
+from ssl_kd.data.sources import lacks_labels
 from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.labelled import called
 from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
@@ -239,7 +240,9 @@ def class_groups(train: Source, bounds: Sequence[int]) -> dict[str, list[int]]:
     counts = np.bincount(labels[labels >= 0], minlength=len(train.classes))
     least, most = bounds
     found: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
-    for index, count in enumerate(counts):
+    for index, count in enumerate(counts.tolist()):
+        if count == 0:  # of a limit
+            continue
         found["few" if count < least else "many" if count > most else "medium"].append(index)
     kept = {group: classes for group, classes in found.items() if classes}
     return kept if len(kept) > 1 else {}
@@ -260,7 +263,7 @@ def scored_on(config: DictConfig) -> str:
 def _missing(config: DictConfig, data: Data) -> str:
     name, scored = called(config) or config.data.name, data.scored
     if not _labelled(scored.train):
-        return f'the probes need labels, and the data "{name}" has none'
+        return f"the probes need labels, and {lacks_labels(name, scored)}"
     if len(np.unique(scored.train.labels[scored.train.labels >= 0])) < 2:  # type: ignore[index, operator]
         return f'the probes need two classes, and the labels of the data "{name}" are all of one'
     if scored.test is None or not _labelled(scored.test):

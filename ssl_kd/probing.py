@@ -6,7 +6,7 @@ where they say something "baselines" and "ensemble". docs/protocol.md says what 
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from ssl_kd.backbones.cut import through_head
 from ssl_kd.build import build_batches, check_options, read_data
 from ssl_kd.config import compose
-from ssl_kd.data import Data, Supervised
+from ssl_kd.data import Supervised
 from ssl_kd.data.adapt import as_channels
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.errors import InputError, nearest
@@ -246,9 +246,8 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
     config = compose([f"data.size={own.data.size}", *data, "method=simclr"])
     check_options(config)
     read, channels = read_data(config), finished.data.train.shape[0]
-    other = Data(
-        as_channels(read.train, channels), None if read.test is None else as_channels(read.test, channels)
-    )
+    test = None if read.test is None else as_channels(read.test, channels)
+    other = replace(read, train=as_channels(read.train, channels), test=test)
     own.data.name, own.probe.data = config.data.name, None
     evaluator = Evaluator(own, other, finished.device)
     if evaluator.missing:

@@ -127,6 +127,8 @@ def build(config: DictConfig) -> Parts:
     with accelerator.main_process_first():  # one process downloads
         data = read_data(config)
     check_rule(config, data)
+    labelled = () if data.labelled is None else data.labelled.notes
+    notes = [*data.notes, *(f"probe.data: {note}" for note in labelled), Evaluator(config, data).missing]
     parts = assemble(config, accelerator, data)
     say(
         parts,
@@ -134,6 +136,8 @@ def build(config: DictConfig) -> Parts:
         f"{parts.per_epoch} steps, batch {config.batch_size}; {accelerator.num_processes} x "
         f"{accelerator.device.type}, {threads} threads, {precision}",
     )
+    for note in filter(None, notes):
+        say(parts, note)
     for name, scale in rate_scales(config, parts.own).items():
         if scale != config.peers[name].get("lr_scale", 1.0):
             say(
@@ -406,8 +410,6 @@ def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:
         say(parts, score_table(summary))
     best, why = deploy({k: v for k, v in summary["peers"].items() if k in candidates(parts.own)})
     say(parts, why)
-    if missing:
-        say(parts, missing)
     if best is not None:
         run = shlex.quote(f"run={parts.config.run}")
         say(parts, f"next: ssl-kd report {run}; ssl-kd export {run} peer={best}")

@@ -83,8 +83,6 @@ def test_rows_without_a_label_are_never_drawn_and_change_no_draw():
     ("amount", "message"),
     [
         (6, '"6 per class" takes 6 of class 2, which has 5 labelled images'),
-        (1, '"1 per class" takes 1 of class 3, which has 0 labelled images'),
-        (0.5, '"50%" takes 1 of class 3, which has 0 labelled images'),
     ],
 )
 def test_fewer_images_of_a_class_than_asked_for_are_refused_by_its_index(amount, message):

@@ -78,7 +78,7 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
         raise InputError(f"holding out {share} of {images} images leaves no {part} images")
     order = torch.randperm(images, generator=generator("hold-out", seed))
     test, train = (part.sort().values.numpy() for part in (order[:held], order[held:]))
-    return Data(subset(data.train, train), subset(data.train, test))
+    return replace(data, train=subset(data.train, train), test=subset(data.train, test))
 
 
 @dataclass(eq=False)

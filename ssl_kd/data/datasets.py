@@ -6,7 +6,7 @@ normalised floats are refused. What the labels are is asked of every item, unles
 `targets` or `labels`, as torchvision's do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -43,6 +43,7 @@ class Own:
     where: str
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
     resident_bytes: int = RESIDENT_BYTES
     _resident: Tensor | None = field(default=None, init=False, repr=False)
     _lock: Any = field(default_factory=Lock, init=False, repr=False)
@@ -127,11 +128,19 @@ def dataset(
         sources.append(source)
         said.append(known)
     where = parts[0].where, parts[-1].where
-    classes, *numbers = number(said[0], said[1] if said[1:] else [], where, _names(train))
-    for part, source, own in zip(parts, sources, numbers, strict=False):
+    names, others = _names(train), () if test is None else _names(test)
+    numbered = number(said[0], said[1] if said[1:] else [], where, names, others)
+    for part, source, own in zip(parts, sources, (numbered.train, numbered.test), strict=False):
         source.labels = own
-        part.classes = classes if own is not None else ()
-    return Data(sources[0], sources[1] if test is not None else None)
+        part.classes, part.numbers = (numbered.classes, numbered.numbers) if own is not None else ((), ())
+    notes = numbered.notes
+    if numbered.test is not None and bool(names) != bool(others) and numbered.numbers:
+        named = where[0] if names else where[1]
+        notes += (
+            f"only {named} names its classes, so the numbers of both data sets are taken for the same; "
+            "`classes` or `class_to_idx` of the other would tell",
+        )
+    return Data(sources[0], sources[1] if test is not None else None, notes=notes)
 
 
 def _own(given: Any, size: int, channels: int, where: str, resident_bytes: int) -> Own:
@@ -229,6 +238,10 @@ def _names(dataset: Any) -> tuple[str, ...]:
     """What a data set calls its classes, if it does."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
+    places = getattr(dataset, "class_to_idx", None)
+    if isinstance(places, Mapping) and sorted(set(places.values())) == list(range(len(set(places.values())))):
+        first = {i: str(name) for name, i in reversed(list(places.items()))}  # a class may have several names
+        return tuple(first[i] for i in range(len(first)))
     found = getattr(dataset, "classes", None)
     if isinstance(found, list | tuple) and all(isinstance(name, str) for name in found):
         return tuple(found)

@@ -24,7 +24,8 @@ def draw(labels: Tensor, classes: int, amount: Amount, seed: int = 0, number: in
     """Positions int64 (n,) of as many rows as `amount` says, class by class, drawn without replacement.
 
     labels: int64 (N,), -1 for none, which is never drawn. A share is that of all labelled rows, rounded, and
-    every class gets its part of it by largest remainder, but one row at least. number: which of many draws.
+    every class gets its part of it by largest remainder, but one row at least; a class without any gets none.
+    number: which of many draws.
     What is drawn is a function of the labels and of (seed, amount, number): no network has a part in it.
     Raises InputError where a class has fewer rows than asked for.
     """
@@ -33,7 +34,7 @@ def draw(labels: Tensor, classes: int, amount: Amount, seed: int = 0, number: in
     if len(known) and int(labels.max()) >= classes:
         raise InputError(f"there are {classes} classes, and a label is {int(labels.max())}.")
     have = labels[known].bincount(minlength=classes).tolist()
-    counts = [amount] * classes if isinstance(amount, int) else _shared(have, amount)
+    counts = [amount if of else 0 for of in have] if isinstance(amount, int) else _shared(have, amount)
     for index, (count, available) in enumerate(zip(counts, have, strict=True)):
         if available < count:
             raise InputError(
@@ -49,9 +50,10 @@ def _shared(have: list[int], share: float) -> list[int]:
     """Rows of each class, in proportion: whole numbers, at least one each, together `share` of all."""
     rows = sum(have)
     total = round(share * rows)
-    counts = [max(1, of * total // max(1, rows)) for of in have]
+    counts = [max(1, of * total // rows) if of else 0 for of in have]
     missing = [of * total - count * rows for of, count in zip(have, counts, strict=True)]
-    largest = sorted(range(len(have)), key=lambda index: -missing[index])  # stable: ties to the lowest class
+    there = [index for index, of in enumerate(have) if of]
+    largest = sorted(there, key=lambda index: -missing[index])  # stable: ties to the lowest class
     for index in largest[: max(0, total - sum(counts))]:
         counts[index] += 1
     return counts

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from ssl_kd.data.labels import MOST_CLASSES, printable
+from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
 
@@ -25,14 +25,17 @@ MOST_BYTES = 1 << 30  # of a file: more than the pixels that an image may have
 
 _opening = Lock()  # Python's warnings are one thing for all threads
 
+_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 Part = tuple[np.ndarray, np.ndarray | None]  # images uint8 (N, C, H, W), labels int64 (N,)
 
 
-def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...]]:
-    """The train part, the test part (or None) and the class names of an .npz file; it never unpickles.
+def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...], tuple[str, ...]]:
+    """The train part, the test part (or None), the class names and other keys of an .npz file.
+
+    It never unpickles.
 
     Keys: train_images (N, H, W) or (N, H, W, C), uint8; optional train_labels (N,) or (N, 1), integers, -1
-    for none; test_images, test_labels; class_names (K,). Other keys are not read. Raises InputError.
+    for none; test_images, test_labels; class_names (K,), of the labels 0 to K - 1. Raises InputError.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
@@ -49,27 +52,17 @@ def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...]]:
         train = _part(archive, path, "train")
         test = _part(archive, path, "test") if "test_images" in archive else None
         names = _array(archive, path, "class_names") if "class_names" in archive else None
+        others = tuple(printable(key) for key in archive.files if key not in _KEYS)
     if test and test[0].shape[1:] != train[0].shape[1:]:
         shapes = f"test_images are {test[0].shape[1:]} but train_images are {train[0].shape[1:]}"
         raise InputError(f"{path}: {shapes} (channels, height, width)")
-    parts = {"train_labels": train[1], "test_labels": test[1] if test else None}
+    classes: tuple[str, ...] = ()
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "US":
             raise InputError(f"{path}: class_names must be (K,) strings, not {names.dtype} {names.shape}")
         texts = (n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names)
         classes = tuple(map(printable, texts))
-    else:
-        known = next((labels for labels in parts.values() if labels is not None), None)
-        largest = int(known.max()) if known is not None else -1
-        if largest >= MOST_CLASSES:
-            most = f"and there can be {MOST_CLASSES:,} classes at most"
-            raise InputError(f"{path} holds the label {largest}, {most}")
-        classes = tuple(map(str, range(largest + 1)))
-    for key, labels in parts.items():
-        if labels is not None and not -1 <= labels.min() <= labels.max() < len(classes):
-            worst = labels.min() if labels.min() < -1 else labels.max()
-            raise InputError(f"{path}: {key} holds {worst}, which is none of the {len(classes)} classes")
-    return train, test, classes
+    return train, test, classes, others
 
 
 def _part(archive: np.lib.npyio.NpzFile, path: Path, part: str) -> Part:

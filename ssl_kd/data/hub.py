@@ -5,16 +5,20 @@ Needs the package `datasets`, which the extra `hub` brings.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssl_kd.data.files import first_line, read_file
-from ssl_kd.data.labels import Said
+from ssl_kd.data.labels import Said, lacks, listed, printable
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
 
+_LABELS = ("int", "uint", "string", "large_string")  # how the kinds of a column of labels begin
+# What columns of classes are called, where their kind does not say that they are.
+USUAL = "label labels target targets y class classes category fine_label coarse_label".split()
 TEST = ("test", "validation", "valid", "val")  # parts to score on, the first that is there
 
 
@@ -35,7 +39,8 @@ def hub(
     path: a name on the Hub, a folder that `save_to_disk` wrote, or one of parquet, arrow or image files.
     subset: one of the configurations that a data set on the Hub may have.
     image, label: columns; None where there is one of images, and one of classes or none.
-    train, test: splits; None for `test` takes "test", or else "validation", where there is one.
+    train, test: splits; None for `test` takes "test", or else "validation", where there is one; one with
+        labels before one without.
     skip_broken, limit, resident_bytes: as in `sources.folder`.
     """
     splits = _load(path, subset)
@@ -43,23 +48,99 @@ def hub(
         raise InputError(f'{path} has no split "{train}"; {nearest(train, list(splits))}')
     if test is not None and test not in splits:
         raise InputError(f'{path} has no split "{test}"; {nearest(test, list(splits))}')
-    test = test or next((name for name in TEST if name in splits and name != train), None)
     features = splits[train].features
     image = _column(path, features, "image", image, "Image")
     label = _column(path, features, "label", label, "ClassLabel")
     if image is None:
         raise InputError(f"{path} has no column of images; its columns are {', '.join(features)}")
-    parts = [
-        Part(
-            Rows(splits[name], image, f"{path}, {name}", path), _said(splits[name], label), f"{path}, {name}"
-        )
-        for name in (train, test)
-        if name is not None
-    ]
-    names = getattr(features[label], "names", ()) if label else ()
-    return encoded(
-        parts, size, names=names, limit=limit, skip_broken=skip_broken, resident_bytes=resident_bytes
+    test = test or _test_split(splits, train, label)
+    used = [train] if test is None else [train, test]
+    said = [_said(splits[name], label) for name in used]
+    names = [_names(splits[name], label) for name in used]
+    where = [f"{path}, {name}" for name in used]
+    if len(used) == 2 and all(map(_any, said)):
+        said[1], names[1] = _as_in_train(said, names, where, str(label))
+    data = encoded(
+        [
+            Part(Rows(splits[name], image, place, path), labels, place)
+            for name, place, labels in zip(used, where, said, strict=True)
+        ],
+        size,
+        names=names[0],
+        test_names=names[-1],
+        limit=limit,
+        skip_broken=skip_broken,
+        resident_bytes=resident_bytes,
     )
+    why = _unlabelled(splits, train, label) if data.train.labels is None else ""
+    return replace(data, notes=(_splits(path, splits, train, test), *data.notes), unlabelled=why)
+
+
+def _test_split(splits: Mapping[str, Any], train: str, label: str | None) -> str | None:
+    """The first of TEST that has labels; else the first of them; None where there is none."""
+    there = [name for name in TEST if name in splits and name != train]
+    labelled = (name for name in there if _any(_said(splits[name], label)))
+    return next(labelled, next(iter(there), None))
+
+
+def _any(said: Said) -> bool:
+    """Whether any image has a label."""
+    return any(value is not None and value != -1 for value in said)
+
+
+def _names(dataset: Any, label: str | None) -> Sequence[str]:
+    """What the numbers of a split's labels stand for; () where it does not say it."""
+    return tuple(getattr(dataset.features.get(label), "names", None) or ()) if label else ()
+
+
+def _as_in_train(
+    said: Sequence[Said], names: Sequence[Sequence[str]], where: Sequence[str], label: str
+) -> tuple[Said, Sequence[str]]:
+    """The test labels and their names, in the kind of the train part: numbers with names, or names.
+
+    Raises InputError where only one part says what its numbers stand for.
+    """
+    if bool(names[0]) == bool(names[1]):
+        return said[1], names[1]
+    bare = 1 if names[0] else 0
+    if not any(isinstance(value, str) for value in said[bare]):
+        raise InputError(
+            f'the column "{label}" of {where[1 - bare]} names its classes, {listed(names[1 - bare])}, and '
+            f"that of {where[bare]} has numbers alone: make both ClassLabel (cast_column), or choose the "
+            "splits by data.train= and data.test="
+        )
+    if bare == 0:
+        return [None if value in (None, -1) else names[1][int(value)] for value in said[1]], ()
+    place = {name: i for i, name in enumerate(names[0])}
+    lacking = sorted({str(value) for value in said[1] if value is not None} - {*place})
+    if lacking:
+        raise lacks((where[0], where[1]), lacking, names[0])
+    return [None if value is None else place[str(value)] for value in said[1]], names[0]
+
+
+def _unlabelled(splits: Mapping[str, Any], train: str, label: str | None) -> str:
+    """Why there are no labels, and which columns and splits there are."""
+    features = splits[train].features
+    columns = f"its columns are {', '.join(map(printable, features))}"
+    if label is None:
+        fit = [name for name, feature in features.items() if _kind(feature).startswith(_LABELS)]
+        taken = next(iter(sorted(fit, key=lambda name: name.lower() not in USUAL)), None)
+        return columns + (f"; data.label={printable(taken)} takes its labels from that one" if taken else "")
+    others = [name for name in splits if name != train and _any(_said(splits[name], label))]
+    have = f", and these splits have some: {', '.join(others)} (data.train=)" if others else ""
+    return f'its column "{label}" holds none in the split {train}{have}'
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", "a list"))
+
+
+def _splits(path: str, splits: Mapping[str, Any], train: str, test: str | None) -> str:
+    """Which split is what."""
+    rest = [f"{name} ({len(part):,})" for name, part in splits.items() if name not in (train, test)]
+    tested = f"{test} ({len(splits[test]):,}) is tested on" if test else "none is tested on"
+    more = f"; not read: {', '.join(map(printable, rest))}" if rest else ""
+    return f"{path}: the split {train} ({len(splits[train]):,} images) is trained on, {tested}{more}"
 
 
 class Rows:
@@ -158,7 +239,7 @@ def _column(path: str, features: Mapping[str, Any], what: str, wanted: str | Non
 def _said(dataset: Any, label: str | None) -> Said:
     if label is None or label not in dataset.features:
         return []
-    kind = getattr(dataset.features[label], "dtype", "a list")
-    if not kind.startswith(("int", "uint", "string", "large_string")):
+    kind = _kind(dataset.features[label])
+    if not kind.startswith(_LABELS):
         raise InputError(f'the column "{label}" holds {kind}, neither whole numbers nor names')
     return dataset.with_format(None)[label][:]

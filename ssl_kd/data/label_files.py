@@ -16,10 +16,13 @@ from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
 
 
-def read(path: str | Path, key: str | None, count: int, classes: Sequence[str]) -> np.ndarray:
+def read(
+    path: str | Path, key: str | None, count: int, classes: Sequence[str], numbers: Sequence[int] = ()
+) -> np.ndarray:
     """The labels in a file, int64 (count,), -1 for none. Nothing in it is executed. Raises InputError.
 
     classes: what they are called; where that is by numbers, the file's labels are those numbers.
+    numbers: what the data call each class that has another name, or () for its position.
 
     .npy: one array. .npz: the array called `key`. .csv, .txt: a number on each line, or the column that the
     first line calls `key`. .pt, .pth: what torch.save made of an array, or of a dict that has it under `key`,
@@ -46,7 +49,7 @@ def read(path: str | Path, key: str | None, count: int, classes: Sequence[str]) 
         raise InputError(f"{path}: labels are whole numbers (N,), not {found.dtype} {found.shape}")
     if len(labels) != count:
         raise InputError(f"{path} holds {len(labels)} labels, and the whole train split has {count} images")
-    return positions_of(labels.astype(np.int64), classes, str(path))
+    return positions_of(labels.astype(np.int64), classes, str(path), numbers)
 
 
 def _numpy(path: Path, key: str | None) -> np.ndarray:

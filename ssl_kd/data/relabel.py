@@ -77,7 +77,7 @@ def _changed(source: Source, noise: float | None, file: str | Path | None, key: 
     labels = np.full(count, -1, dtype=np.int64)
     labels[at] = np.asarray(source.labels)
     if file is not None:
-        labels = read(file, key, count, source.classes)
+        labels = read(file, key, count, source.classes, getattr(source, "numbers", ()))
     if noise not in (None, 0):
         labels = symmetric(labels, len(source.classes), noise, SEED)
     return labels[at]

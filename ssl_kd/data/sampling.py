@@ -63,7 +63,8 @@ def long_tailed(source: Source, imbalance: float) -> Source:
 
     Class c of C keeps n * imbalance^(-c / (C - 1)) images, rounded down, at least one, where n is what the
     largest class has; a class that has fewer keeps what it has. Which ones is a function of the number of
-    images alone; an image without a label stays. Source: Cui et al. 2019 (Class-balanced loss).
+    images alone; an image without a label stays. C counts the classes that are there.
+    Source: Cui et al. 2019 (Class-balanced loss).
     Raises InputError for an imbalance below 1, and for images without labels or of one class.
     """
     if isinstance(imbalance, bool) or not isinstance(imbalance, int | float) or imbalance < 1:
@@ -76,9 +77,12 @@ def long_tailed(source: Source, imbalance: float) -> Source:
             f"long_tail={imbalance:g} makes classes rare, and the data has {classes or 'no'} classes"
         )
     labels = np.asarray(source.labels)
-    most = np.bincount(labels[labels >= 0], minlength=classes).max()
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    there, most = np.flatnonzero(counts), counts.max()
     order = torch.randperm(len(labels), generator=generator("long tail")).numpy()
     kept = [order[labels[order] < 0]]
-    for c in range(classes):
-        kept.append(order[labels[order] == c][: max(1, int(most * imbalance ** (-c / (classes - 1))))])
+    for c, label in enumerate(there):
+        kept.append(
+            order[labels[order] == label][: max(1, int(most * imbalance ** (-c / max(1, len(there) - 1))))]
+        )
     return subset(source, np.sort(np.concatenate(kept)))

@@ -57,6 +57,7 @@ class Arrays:
     """Images in memory: uint8 (N, C, H, W), labels int64 (N,) or None.
 
     at: where they lie (N,) among the `of` images that they were chosen from; None for all there were.
+    numbers: what the data call each class, where that is a number; () where it is a name.
     """
 
     images: np.ndarray
@@ -64,6 +65,7 @@ class Arrays:
     classes: tuple[str, ...] = ()
     at: np.ndarray | None = None
     of: int | None = None
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or len(self.images) == 0:
@@ -88,7 +90,7 @@ class Arrays:
         """A copy of the images at positions `at` (M,)."""
         labels = self.labels[at] if self.labels is not None else None
         place = at if self.at is None else self.at[at]
-        return Arrays(self.images[at], labels, self.classes, place, self.of or len(self))
+        return replace(self, images=self.images[at], labels=labels, at=place, of=self.of or len(self))
 
 
 class Stored(Protocol):
@@ -108,6 +110,7 @@ class Encoded:
     resident_bytes: held decoded in memory where all of them together take no more.
     at: the images that belong to the source, by their positions in `stored`; None for all of them.
     skipped: names of the broken ones that were left out.
+    numbers: what the data call each class, where that is a number; () where it is a name.
     """
 
     stored: Stored
@@ -117,6 +120,7 @@ class Encoded:
     resident_bytes: int = RESIDENT_BYTES
     at: np.ndarray | None = None
     skipped: list[str] = field(default_factory=list)
+    numbers: tuple[int, ...] = ()
     _resident: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @property
@@ -154,16 +158,27 @@ class Data:
 
     labelled: other images, with labels, that the probes take in place of these: a few labelled images beside
         many without labels.
+    notes: what people should know of the data before they are trained on, a sentence each.
+    unlabelled: why the train images have no labels, and which option gives them some, where there is one.
     """
 
     train: Source
     test: Source | None = None
     labelled: "Data | None" = None
+    notes: tuple[str, ...] = ()
+    unlabelled: str = ""
 
     @property
     def scored(self) -> "Data":
         """What the probes learn from and are tested on."""
         return self if self.labelled is None else self.labelled
+
+
+def lacks_labels(name: str, data: Data) -> str:
+    """The end of a refusal: that the train images have no labels, or where they might be."""
+    if not data.unlabelled:
+        return f'the data "{name}" has none'
+    return f'none are taken from the data "{name}": {data.unlabelled}'
 
 
 def check_labels(images: int, labels: np.ndarray) -> None:
@@ -187,9 +202,18 @@ def digits(limit: int | None = None) -> Data:
 
 def arrays(path: str | Path, limit: int | None = None) -> Data:
     """An .npz file of uint8 images with the keys of `files.read_npz` (MedMNIST has them, too)."""
-    train, test, classes = read_npz(expand(path))
-    halves = [Arrays(*part, classes if part[1] is not None else ()) for part in (train, test) if part]
-    return Data(_limited(halves[0], limit), halves[1] if test else None)
+    path = expand(path)
+    train, test, names, others = read_npz(path)
+    said, asked = ([] if part is None or part[1] is None else part[1].tolist() for part in (train, test))
+    found = number(said, asked, (f"{path}: train_labels", f"{path}: test_labels"), names)
+    halves = [
+        Arrays(part[0], labels, found.classes if labels is not None else (), numbers=found.numbers)
+        for part, labels in ((train, found.train), (test, found.test))
+        if part
+    ]
+    why = f"{path} has no train_labels, and holds {', '.join(others)}" if others and not found.classes else ""
+    test_half = halves[1] if test else None
+    return Data(_limited(halves[0], limit), test_half, notes=found.notes, unlabelled=why)
 
 
 def cifar10(root: str | Path | None = None, limit: int | None = None) -> Data:
@@ -301,25 +325,34 @@ def encoded(
     size: int,
     *,
     names: Sequence[str] = (),
+    test_names: Sequence[str] = (),
     limit: int | None = None,
     skip_broken: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
-    """The train part and, where there is a second, the test part as data; `names`, where labels are numbers.
+    """The train part and, where there is a second, the test part as data.
 
+    names, test_names: of the classes, where labels are numbers (see `labels.number`).
     The other options are those of `folder`. Raises InputError.
     """
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, not {size}")
     test = parts[1].said if parts[1:] else []
-    classes, *labels = number(parts[0].said, test, (parts[0].where, parts[-1].where), names)
+    found = number(parts[0].said, test, (parts[0].where, parts[-1].where), names, test_names)
     sources = [
-        Encoded(part.stored, size, label, classes if label is not None else (), resident_bytes)
-        for part, label in zip(parts, labels, strict=False)
+        Encoded(
+            part.stored,
+            size,
+            label,
+            found.classes if label is not None else (),
+            resident_bytes,
+            numbers=found.numbers,
+        )
+        for part, label in zip(parts, (found.train, found.test), strict=False)
     ]
     sources[0] = _limited(sources[0], limit)
     train, *others = [_without_broken(source) for source in sources] if skip_broken else sources
-    return Data(train, others[0] if others else None)
+    return Data(train, others[0] if others else None, notes=found.notes)
 
 
 def _without_broken(source: Encoded) -> Encoded:

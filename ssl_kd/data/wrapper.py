@@ -22,6 +22,10 @@ class Wrapper:
         return self.source.classes
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        return getattr(self.source, "numbers", ())
+
+    @property
     def resident_bytes(self) -> int:
         return getattr(self.source, "resident_bytes", RESIDENT_BYTES)
 

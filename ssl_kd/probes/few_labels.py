@@ -84,7 +84,8 @@ def _fitted(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor,
         # The minimum is a combination of the rows: in an orthonormal basis of them it is the same, but small.
         basis = torch.linalg.qr(rows.T).Q  # (D, n)
         rows = rows @ basis
-    enough = int(labels.bincount(minlength=classes).min()) >= FOLDS
+    counts = labels.bincount()
+    enough = int(counts[counts > 0].min()) >= FOLDS
     penalty = _chosen(rows, labels, classes) if enough else FIXED
     solution = minimise(rows, labels, penalty, _zeros(rows, classes), _covariance(rows)).float()
     weight = solution[:-1] if basis is None else basis @ solution[:-1]
