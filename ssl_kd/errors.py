@@ -22,6 +22,9 @@ def nearest(name: str, known: list[str]) -> str:
 
 def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
     """Runs `work(words)`; bad input becomes one sentence on stderr and exit code 2."""
+    from ssl_kd.signals import own_process
+
+    own_process(words)
     here = os.getcwd()
     # The user's own functions, by `_target_`. Last, so that no file there is taken for a package: the current
     # folder may be one of data, or somebody's run.

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
 from ssl_kd.machine import lacks_memory
-from ssl_kd.signals import Interrupted
 
 Beside = Callable[[str], Collection[str]]  # path of a node -> keys that are not for its constructor
 # A constructor of theirs that fails was most likely given wrong options; a user's own shows its trace.
@@ -95,7 +94,7 @@ def make(node: Any, *args: Any, **options: Any) -> Any:
         cause = error.__cause__ or error
         name = str(node["_target_"])
         own = name.split(".")[0] not in LIBRARIES
-        if own or isinstance(cause, InputError | Interrupted) or lacks_memory(cause):
+        if own or isinstance(cause, InputError) or lacks_memory(cause):
             raise cause from error
         said = " ".join(str(cause).split()) or type(cause).__name__
         raise InputError(f"{name} cannot be made of its options: {said}") from error

@@ -10,10 +10,14 @@
 | killed | says running, but nobody is: a reader finds that out, the file cannot know |
 """
 
+import errno
 import json
 import os
 import socket
+import stat
 import threading
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,16 +38,16 @@ _HELD: set[Path] = set()  # by this process: closing any descriptor of a locked 
 class Status:
     """Held by the process that works on the run in `folder`; writes status.json until it ends.
 
-    step: optimiser steps done; saved: those that the newest checkpoint has. Raises InputError where another
-    process works on the run.
+    step: optimiser steps done; saved: those that the newest checkpoint has. say: takes a sentence
+    for the user. Raises InputError where another process works on the run.
     """
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, say: Callable[[str], None] = print) -> None:
         self.folder, self.steps = folder, steps
         before = _said(folder)
         self.step, self.saved = before.get("step", 0), before.get("saved", 0)
         self._ends, self._writing = threading.Event(), threading.Lock()
-        self._lock = _lock(folder)
+        self._lock = _take(folder, say)
         self._began = _now()
         self._thread = threading.Thread(target=self._beat, name="status", daemon=True)
 
@@ -103,34 +107,98 @@ def read(folder: str | Path) -> dict[str, Any] | None:
 
 def _alive(folder: Path, said: dict[str, Any]) -> bool:
     if said.get("host") != socket.gethostname():
-        return _age(said) < LATE
+        return _beats(said)
     if folder.resolve() in _HELD:
         return True
+    locked = _locked(folder)
+    return _beats(said) if locked is None else locked
+
+
+def _beats(said: dict[str, Any]) -> bool:
+    """Whether the last sign of life is recent. One of the future is none: some clock is wrong."""
+    return 0 <= _age(said) < LATE
+
+
+def _locked(folder: Path) -> bool | None:
+    """Whether a process of this machine works on the folder; None where its file system cannot say."""
+    if fcntl is None:
+        return None
     try:
-        _unlock(folder, _lock(folder))
-    except InputError:
-        return True
+        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in _TAKEN else None
+    finally:
+        os.close(descriptor)
     return False
 
 
-def _lock(folder: Path) -> IO[str] | None:
+_TAKEN = (errno.EACCES, errno.EAGAIN)  # by another process; any other errno is of a file system without locks
+
+
+def _take(folder: Path, say: Callable[[str], None]) -> IO[str] | None:
     """Takes the folder for this process. The lock ends with the process, however that ends."""
     said = _said(folder)
-    elsewhere = said.get("host") not in (None, socket.gethostname())
-    if elsewhere and said.get("state") == "running" and _age(said) < LATE:
-        raise InputError(_busy(folder, said))  # file systems of clusters do not always lock between machines
-    if fcntl is None:
-        return None
     if folder.resolve() in _HELD:
         raise InputError(_busy(folder, said))
+    file, works = _lock(folder)
+    if file is None and works:
+        raise InputError(_busy(folder, said))
+    # File systems of clusters do not always lock between machines, and some not at all.
+    here = said.get("host") in (None, socket.gethostname())
+    if said.get("state") == "running" and (not here or (not works and said.get("pid") != os.getpid())):
+        try:
+            _outwait(folder, said, say)
+        except BaseException:
+            if file is not None:
+                file.close()
+            raise
+    if file is not None:
+        _HELD.add(folder.resolve())
+    return file
+
+
+def _lock(folder: Path) -> tuple[IO[str] | None, bool]:
+    """The locked file, or None; and whether the file system locks."""
+    if fcntl is None:
+        return None, False
     file = open(folder / "lock", "a")  # noqa: SIM115  held until the run ends
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: a forked worker does not keep it
     except OSError as error:
         file.close()
-        raise InputError(_busy(folder, said)) from error
-    _HELD.add(folder.resolve())
-    return file
+        return None, error.errno in _TAKEN
+    return file, True
+
+
+def _outwait(folder: Path, said: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Waits until a process that was killed would have given a sign of life; InputError where one comes.
+
+    It compares what is said twice and no clocks, which differ between machines: a beat somewhat in the future may
+    be of a machine whose clock is ahead.
+    """
+    left = LATE - abs(_age(said))
+    if left <= 0:
+        return
+    say(
+        f"{folder} was worked on by process {said.get('pid')} on {said.get('host')}, {abs(_age(said)):.0f} s "
+        f"ago: waiting {left:.0f} s for a sign of life, since it may have been killed"
+    )
+    until = time.monotonic() + left
+    while time.monotonic() < until:
+        time.sleep(min(1.0, BEAT / 4))
+        now = _said(folder)
+        if now.get("state") != "running":
+            return
+        if now != said:
+            raise InputError(_busy(folder, now))
 
 
 def _unlock(folder: Path, file: IO[str] | None) -> None:

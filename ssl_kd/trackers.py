@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_kd.disk import write_whole
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_json
-from ssl_kd.signals import Interrupted
 
 NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
 PROJECT = "ssl_kd"
@@ -116,7 +115,7 @@ class _Guard:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, Interrupted):
+        if not isinstance(error, Exception):
             return False
         self.trackers.open.pop(self.name, None)
         said = " ".join(str(error).split())[:300] or type(error).__name__

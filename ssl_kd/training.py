@@ -5,7 +5,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ from ssl_kd.schedules import Weight
 from ssl_kd.selection import Chooser, candidates, check_rule, other_probe
 from ssl_kd.selection import summary as summarise
 from ssl_kd.show import dry_table
-from ssl_kd.signals import REQUEUE, Interrupted, Stop
+from ssl_kd.signals import REQUEUE, Interrupted, Starved, Stop
 from ssl_kd.status import Status
 from ssl_kd.status import read as read_status
 from ssl_kd.trackers import Trackers, chosen, drawn
@@ -98,11 +98,13 @@ def train(config: DictConfig) -> int:
             parts.accelerator.end_training()
             return code
         except Interrupted as error:
+            stop.ends()
             if os.environ.get("RANK", "0") == "0":
                 console().print(f"stopped{error}; the same command continues", soft_wrap=True)
             return REQUEUE
         except RuntimeError:
             if stop.asked and launched():  # another process has ended, which was asked, too
+                stop.ends()
                 return REQUEUE
             raise
 
@@ -217,20 +219,27 @@ def _run(parts: Parts, stop: Stop) -> int:
         if run.writes:
             run.tidy()
         if run.writes and before.get("state", "done") != "done":  # a kill after the last file
-            with Status(run.folder, parts.config.steps):
+            with _status(parts, run):
                 pass
         _leave_alone(parts, run, summary)
         return 0
     if run.writes:
         run.make()
     try:
-        with Status(run.folder, parts.config.steps) if run.writes else nullcontext() as status:
+        with _status(parts, run) as status:
             begun = _continue(parts, run, before)
             _train(parts, run, begun, stop, status)
     except Collapsed:
         say(parts, f"stopped by health.on_collapse=stop; the last checkpoint is {run.checkpoint}")
         return COLLAPSED
     return 0
+
+
+def _status(parts: Parts, run: Run) -> AbstractContextManager[Status | None]:
+    """Held by the process that writes the run."""
+    if not run.writes:
+        return nullcontext()
+    return Status(run.folder, parts.config.steps, lambda text: say(parts, text))
 
 
 def _leave_alone(parts: Parts, run: Run, summary: dict[str, Any]) -> None:
@@ -263,7 +272,7 @@ def _steps_and_scores(
     probe_steps = 0 if evaluator.missing else config.probe.every * parts.per_epoch
     prober = Prober(parts.own, lambda cohort: evaluator.cohort(cohort, probes), logger, probe_steps)
     save_steps = config.save_every * parts.per_epoch
-    saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps, stop, status)
+    saver = Saver(run, parts.own, parts.own_optimizers, logger, config.steps, save_steps, stop, status, begun)
     monitor = _monitor(parts, run, begun, logger)
     chooser = Chooser(config, run, parts.own, evaluator, prober, logger, monitor)
     if parts.cache is not None and begun < config.steps:
@@ -286,6 +295,8 @@ def _steps_and_scores(
                 weigh=monitor.weigh,
                 known=parts.cache,
             )
+    except Starved as error:
+        raise saver.between_steps() from error
     except NonFinite as error:
         place = (
             f"the last good checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"

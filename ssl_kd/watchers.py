@@ -129,21 +129,34 @@ class Saver:
         every: int,
         stop: Stop,
         status: Status | None = None,
+        begun: int = 0,
     ) -> None:
         self.run, self.cohort, self.optimizers, self.logger = run, cohort, optimizers, logger
         self.steps, self.every, self.stop, self.status = steps, every, stop, status
+        self.step = self.saved = begun
 
     def __call__(self, step: int, result: Result) -> None:
+        self.step = step
         if self.status is not None:
             self.status.step = step
         stop = self._agreed(step)
         if stop or step % self.every == 0 or step == self.steps:
-            with self.logger.paused():
-                self.run.save(self.cohort, self.optimizers, step)
-            if self.status is not None:
-                self.status.saved_at(step)
+            self._save()
         if stop:
             raise Interrupted(f" after step {step} of {self.steps}")
+
+    def between_steps(self) -> Interrupted:
+        """Saves what is done, where the next step still waits for its data; returns what is to be raised."""
+        if self.step > self.saved:
+            self._save()
+        return Interrupted(f" after step {self.step} of {self.steps}, waiting for data")
+
+    def _save(self) -> None:
+        with self.logger.paused():
+            self.run.save(self.cohort, self.optimizers, self.step)
+        self.saved = self.step
+        if self.status is not None:
+            self.status.saved_at(self.step)
 
     def _agreed(self, step: int) -> bool:
         if world() == 1:

@@ -147,7 +147,8 @@ def _fill(row: Row, path: Path) -> None:
         row.age = max(0.0, (datetime.now().astimezone() - beat).total_seconds())
     row.duration = _number(summary.get("seconds"))
     if row.duration is None and began is not None and beat is not None:
-        row.duration = (beat - began).total_seconds()
+        seconds = (beat - began).total_seconds()
+        row.duration = seconds if seconds >= 0 else None  # the clock was set back meanwhile
     scored = summary.get("peers") if isinstance(summary.get("peers"), dict) else {}
     for peer in map(str, scored or peers):  # of a finished run those that can be scored
         scores = (scored or {}).get(peer)
