@@ -122,7 +122,10 @@ def _read(node: DictConfig, path: str) -> Data:
     # Made by themselves: what fails in a data set of the user's own is then not taken for a fault of ours.
     made = {k: make(v) for k, v in given.items() if isinstance(v, DictConfig) and "_target_" in v}
     plain = {k: v for k, v in given.items() if k not in made}
-    return make(plain, _partial_=True)(**made) if made else make(plain)
+    data = make(plain, _partial_=True)(**made) if made else make(plain)
+    if "bit_depth" in node:  # what was seen in the files holds for every other image that the run meets
+        node.bit_depth = getattr(data.train, "bit_depth", None)
+    return data
 
 
 def _labelled(config: DictConfig, channels: int) -> Data | None:

@@ -121,7 +121,8 @@ class Finished:
     def _said(self, images: Images, name: str, output: str, batch_size: int | None) -> Tensor:
         def labelled() -> Iterator[tuple[Tensor, Tensor]]:
             size = self.config.probe.batch_size if batch_size is None else batch_size
-            for part in batches(images, self.shape, self.config.data.size, size, self.device):
+            depth = self.config.data.get("bit_depth")
+            for part in batches(images, self.shape, self.config.data.size, size, self.device, depth):
                 yield part, torch.full((len(part),), -1)
 
         said, _ = embed(network(self.cohort, name, output), labelled(), lambda part: part, self.device)

@@ -28,9 +28,9 @@ def computed(config: DictConfig) -> DictConfig:
     watched = (config.get("health") or {}).get("on_hurt") != "gate"
     left_out = {*INCIDENTAL, *(["health"] if watched else [])}
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])
-    kept.data = OmegaConf.masked_copy(
-        config.data, [str(key) for key in config.data if key not in INCIDENTAL_DATA]
-    )
+    usual = config.data.get("bit_depth") in (None, 16)  # as before there was the option
+    data = {*INCIDENTAL_DATA, *(["bit_depth"] if usual else [])}
+    kept.data = OmegaConf.masked_copy(config.data, [str(key) for key in config.data if key not in data])
     return kept
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_kd.data.adapt import LUMINANCE
-from ssl_kd.data.files import decode, first_line, read_file, rgb
+from ssl_kd.data.files import decode, first_line, read_file, squared
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
@@ -32,6 +32,7 @@ def batches(
     size: int,
     batch_size: int,
     device: torch.device | str = "cpu",
+    bit_depth: int | None = None,
 ) -> Iterator[Tensor]:
     """The images in their order, float32 (b, C, size, size) in [0, 1], as a network of a run takes them.
 
@@ -39,6 +40,7 @@ def batches(
         (N, H, W); or a list of such images (H, W[, C]) or (C, H, W) of any sizes, of PIL images and of paths
         of image files, mixed as you like; or a single PIL image or path.
     shape: (C, H, W) of the images that the network was trained on; size: pixels that it takes.
+    bit_depth: of the run's images of 16 bits, as `files.decode` takes it.
     Arrays are cropped to the aspect of `shape` around their centre and scaled bilinearly with antialiasing,
     as the probes do; PIL images and files become their central square, as `data=folder` makes it. Grey and
     RGB turn into each other, transparency is dropped. Raises InputError for anything else.
@@ -58,11 +60,13 @@ def batches(
     if len(listed) == 0:
         raise InputError("there are no images")
     for start in range(0, len(listed), batch_size):
-        chunk = [_one(listed[i], i, size) for i in range(start, min(start + batch_size, len(listed)))]
+        chunk = [
+            _one(listed[i], i, size, bit_depth) for i in range(start, min(start + batch_size, len(listed)))
+        ]
         yield torch.cat([_fit(each.to(device), shape, size) for each in chunk])
 
 
-def _one(image: Any, at: int, size: int) -> Tensor:
+def _one(image: Any, at: int, size: int, bit_depth: int | None) -> Tensor:
     """Image number `at` of a list as (1, C, H, W)."""
     if isinstance(image, np.ndarray | Tensor):
         if image.ndim not in (2, 3):
@@ -75,22 +79,13 @@ def _one(image: Any, at: int, size: int) -> Tensor:
     name = f"image {at} of the list" if isinstance(image, Image.Image) else printable(os.fspath(image))
     try:
         if isinstance(image, Image.Image):
-            decoded = _square(image, size)
+            square = squared(image, size, bit_depth)
+            decoded = np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
         else:
-            decoded = decode(read_file(expand(image)), size)
+            decoded = decode(read_file(expand(image)), size, bit_depth)
     except Exception as error:  # Pillow's decoders let many types through
         raise InputError(f"{name} cannot be decoded ({first_line(error)})") from error
     return torch.from_numpy(decoded)[None]
-
-
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    """As `decode` makes it from a file without loss: uint8 (3, size, size)."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    square = rgb(image.crop((left, top, left + edge, top + edge)))
-    if edge != size:
-        square = square.resize((size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def _rows(images: np.ndarray | Tensor) -> Tensor:

@@ -130,7 +130,11 @@ def build(config: DictConfig) -> Parts:
         data = read_data(config)
     check_rule(config, data)
     labelled = () if data.labelled is None else data.labelled.notes
-    notes = [*data.notes, *(f"probe.data: {note}" for note in labelled), Evaluator(config, data).missing]
+    notes = [
+        *data.notes,
+        *(f"probe.data: {note.removeprefix('data: ')}" for note in labelled),
+        Evaluator(config, data).missing,
+    ]
     parts = assemble(config, accelerator, data)
     say(
         parts,

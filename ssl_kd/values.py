@@ -160,6 +160,8 @@ SOURCE = {
     "root": path | null,
     "test": path | group | null,
     "workers": whole(0, MOST_THREADS) | null,
+    "bit_depth": whole(8, 16) | null,
+    "splits": group | text | null,
 }
 # our schedules, where they are of learning rates,
 RATE = {"peak": number(0), "warmup": number(0, 1), "from_zero": truth}

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from ssl_kd.data.adapt import Recoloured, Subset, as_channels, hold_out, subset
+from ssl_kd.data.folders import folder
 from ssl_kd.data.loaders import Batches, in_order, resident
-from ssl_kd.data.sources import Arrays, Data, Encoded, Source, digits, folder
+from ssl_kd.data.sources import Arrays, Data, Encoded, Source, digits
 from ssl_kd.errors import InputError
 
 # Python 3.12 and 3.13 warn of any fork beside torch's threads; a worker uses none of them.

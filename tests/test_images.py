@@ -109,7 +109,7 @@ BROKEN = {
     "cut-short-png": (stored(colours(200, 200), "PNG")[:900], "truncated"),
     "floating-point": (stored(Image.new("F", (9, 9), 0.5), "TIFF"), "it holds floating-point pixels"),
     "thirty-two-bits": (stored(Image.new("I", (9, 9), 70000), "TIFF"), "pixels of more than 16 bits"),
-    "negative": (stored(Image.new("I", (9, 9), -1), "TIFF"), "pixels of more than 16 bits"),
+    "negative": (stored(Image.new("I", (9, 9), -1), "TIFF"), "it holds negative pixels; convert it"),
     "bomb": (png(50_000, 50_000), r"it claims to have more than 178,956,970 pixels"),
     "smaller-bomb": (png(12_000, 12_000), "12000 x 12000 pixels are more than 89,478,485"),
     "postscript": (

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_kd.data.folders import folder
 from ssl_kd.data.loaders import Batches, in_order, resident
-from ssl_kd.data.sources import Arrays, folder
+from ssl_kd.data.sources import Arrays
 from ssl_kd.data.workers import decoding_processes, decoding_threads
 from ssl_kd.errors import InputError
 

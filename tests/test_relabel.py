@@ -15,10 +15,11 @@ from PIL import Image
 from ssl_kd.build import build_batches, read_data
 from ssl_kd.config import compose
 from ssl_kd.data.adapt import as_channels, hold_out, subset
+from ssl_kd.data.folders import folder
 from ssl_kd.data.label_files import read
 from ssl_kd.data.loaders import Batches, resident
 from ssl_kd.data.relabel import positions, relabelled, symmetric, taught
-from ssl_kd.data.sources import Arrays, Data, digits, folder
+from ssl_kd.data.sources import Arrays, Data, digits
 from ssl_kd.errors import InputError
 from ssl_kd.train import main
 

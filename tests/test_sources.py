@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from ssl_kd.data.files import data_root
+from ssl_kd.data.folders import folder
 from ssl_kd.data.loaders import Batches, resident
-from ssl_kd.data.sources import Arrays, arrays, cifar10, cifar100, digits, fashion_mnist, folder
+from ssl_kd.data.sources import Arrays, arrays, cifar10, cifar100, digits, fashion_mnist
 from ssl_kd.errors import InputError
 
 DATA = data_root(None)
@@ -359,7 +360,7 @@ def test_a_long_thin_image_does_not_become_huge(tmp_path):
 
 def test_floating_point_images_are_refused(tmp_path):
     save(tmp_path / "x.tif", Image.fromarray(np.zeros((8, 8), np.float32)))
-    with refuses(r"x.tif cannot be decoded \(it holds floating-point pixels\)"):
+    with refuses(r"x.tif cannot be decoded \(it holds floating-point pixels; convert it to 8 or 16 bits\)"):
         folder(tmp_path, 8).train[0]
 
 

@@ -3,14 +3,14 @@
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssl_kd.data import Data, Encoded, arrays, folder, shards
-from ssl_kd.data.files import EXTENSIONS, FORMATS, decode
+from ssl_kd.data.files import decode, opened
+from ssl_kd.data.image_files import extensions
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices
@@ -70,7 +70,7 @@ def look(place: str | None) -> Seen:
         )
     if not path.is_dir():
         if path.exists():
-            kinds = " ".join(EXTENSIONS)
+            kinds = " ".join(extensions())
             raise InputError(
                 f"{place} is a file; name a folder of images ({kinds}) or of .tar files, or an .npz"
             )
@@ -112,7 +112,7 @@ def _seen(kind: str, options: dict[str, Any], name: str, data: Data) -> Seen:
         else:
             try:
                 content = train.stored.read(train._position(i))
-                image = decode(content, 32)
+                image = decode(content, 32, train.bit_depth)
                 edges.append(_edge(content))
             except Exception:  # Pillow's decoders let any type through
                 broken.append(printable(train.name(i)))
@@ -140,7 +140,5 @@ def _seen(kind: str, options: dict[str, Any], name: str, data: Data) -> Seen:
 
 def _edge(content: bytes) -> int:
     """The shorter side, before anything is scaled."""
-    from PIL import Image
-
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
+    with opened(content) as image:
         return min(image.size)

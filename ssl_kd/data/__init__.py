@@ -1,6 +1,7 @@
 """From files to views: sources (which images), loaders (raw batches), recipes (views on the device)."""
 
 from ssl_kd.data.datasets import dataset
+from ssl_kd.data.folders import folder
 from ssl_kd.data.hub import hub
 from ssl_kd.data.loaders import Batches, in_order, resident
 from ssl_kd.data.recipes import Fixed, Plain, Recipe, Supervised
@@ -15,7 +16,6 @@ from ssl_kd.data.sources import (
     cifar100,
     digits,
     fashion_mnist,
-    folder,
 )
 
 __all__ = [

@@ -45,6 +45,7 @@ class Own:
     classes: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
     resident_bytes: int = RESIDENT_BYTES
+    bit_depth: int | None = None
     _resident: Tensor | None = field(default=None, init=False, repr=False)
     _lock: Any = field(default_factory=Lock, init=False, repr=False)
 
@@ -71,7 +72,7 @@ class Own:
         image, *label = given if isinstance(given, tuple | list) else (given,)
         decoded = pillow(image, where)
         try:
-            square = squared(decoded, self.size)
+            square = squared(decoded, self.size, self.bit_depth)
         except (ValueError, OSError) as error:
             raise InputError(f"{where} cannot be decoded ({first_line(error)})") from error
         said = [label_of(one, where) for one in label]
@@ -95,6 +96,7 @@ def dataset(
     limit: int | None = None,
     resident_bytes: int = RESIDENT_BYTES,
     workers: int | None = None,
+    bit_depth: int | None = None,
 ) -> Data:
     """Data sets with `__len__` and `__getitem__`, as torch's, as squares of `size` pixels.
 
@@ -103,6 +105,7 @@ def dataset(
     limit: train on this many images, chosen once and for all; the others are not read.
     resident_bytes: read once, here, and held in memory where they take no more; else by worker processes
         again and again, and here only for labels that the data set says nowhere else.
+    bit_depth: of images of 16 bits: how many bits their values have (see `depth`).
     workers: processes that read; None: as many as suit the machine. Raises InputError.
     """
     if labels not in ("auto", "none"):
@@ -111,9 +114,9 @@ def dataset(
         raise InputError(f"channels must be 3 (RGB) or 1 (grey), not {channels}")
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, not {size}")
-    parts = [_own(train, size, channels, "data.train", resident_bytes)]
+    parts = [_own(train, size, channels, "data.train", resident_bytes, bit_depth)]
     if test is not None:
-        parts.append(_own(test, size, channels, "data.test", resident_bytes))
+        parts.append(_own(test, size, channels, "data.test", resident_bytes, bit_depth))
     sources: list[Any] = []
     said: list[list[Label]] = []
     for part, most in zip(parts, (limit, None), strict=False):
@@ -143,7 +146,7 @@ def dataset(
     return Data(sources[0], sources[1] if test is not None else None, notes=notes)
 
 
-def _own(given: Any, size: int, channels: int, where: str, resident_bytes: int) -> Own:
+def _own(given: Any, size: int, channels: int, where: str, resident_bytes: int, bit_depth: int | None) -> Own:
     if isinstance(given, str | list | dict) or given is None:
         raise InputError(f"{where} must name a data set, as {{_target_: my_module.MyDataset}}, not {given}")
     if isinstance(given, IterableDataset) or not (
@@ -155,7 +158,7 @@ def _own(given: Any, size: int, channels: int, where: str, resident_bytes: int) 
         )
     if len(given) == 0:
         raise InputError(f"{where} is empty")
-    own = Own(given, size, channels, where, resident_bytes=resident_bytes)
+    own = Own(given, size, channels, where, resident_bytes=resident_bytes, bit_depth=bit_depth)
     for i in _spread(np.arange(len(given))):
         if not np.array_equal(own[i], own[i]):
             raise InputError(

@@ -1,4 +1,4 @@
-"""What is read from disk: the arrays of an .npz file, and image files in folders."""
+"""What is read from disk: the arrays of an .npz file, and image files."""
 
 import os
 import stat
@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ssl_kd.data import depth
+from ssl_kd.data.depth import FULL
+from ssl_kd.data.image_files import formats
 from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# What Pillow may take a file for, whatever its name: PostScript, say, it would have Ghostscript run.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MOST_BYTES = 1 << 30  # of a file: more than the pixels that an image may have
 
 _opening = Lock()  # Python's warnings are one thing for all threads
@@ -117,39 +117,6 @@ class Paths:
         return self.root / os.fsdecode(self.text[self.ends[i] : self.ends[i + 1]].tobytes())
 
 
-def image_files(root: Path) -> list[str]:
-    """Image files below `root`, relative to it, sorted.
-
-    Links are followed, wherever they lead, each real folder once; but never to a folder that `root` lies in.
-    """
-    if not root.is_dir():
-        raise InputError(f"there is no folder {root}")
-    found: list[str] = []
-    seen = {str(above) for above in root.resolve().parents}
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        below = "" if place == str(root) else os.path.relpath(place, root)
-        images = (n for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
-        found += [os.path.join(below, n) for n in images]
-    if not found:
-        raise InputError(f"there is no image in {root}; accepted are {' '.join(EXTENSIONS)}")
-    return sorted(found, key=lambda name: name.replace(os.sep, "\0"))  # folder by folder
-
-
-def class_names(root: Path, files: Iterable[str]) -> list[str]:
-    """The first-level folder of each file; [] when all lie flat."""
-    folders = [first if rest else "" for first, _, rest in (file.partition(os.sep) for file in files)]
-    if "" in folders and any(folders):
-        both = f"{root} holds images both beside its sub-folders and in them"
-        raise InputError(f'{both}; labels="none" takes them all')
-    return folders if any(folders) else []
-
-
 def read_file(path: Path) -> bytes:
     """What is in a file. ValueError for what has no end (a pipe, a device) and for more than MOST_BYTES."""
     found = path.stat()
@@ -160,45 +127,50 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def decode(content: bytes, size: int) -> np.ndarray:
+def decode(content: bytes, size: int, bit_depth: int | None = None) -> np.ndarray:
     """What is in an image file, as uint8 (3, size, size), RGB: its central square, resized.
 
-    Of an animation the first frame. Transparency is dropped, grey and CMYK become RGB, 16 bits are scaled to
-    8, and the orientation that a camera noted is not applied (as torchvision does not).
+    bit_depth: of the values of an image of 16 bits that does not say itself (see `depth`); None where nobody
+    knows. Of an animation the first frame. Transparency is dropped, grey and CMYK become RGB, 16 bits are
+    scaled to 8, and the orientation that a camera noted is not applied (as torchvision does not).
     Bilinear with antialiasing. A JPEG of at least twice the size is decoded at a half, a quarter or an eighth
     of its own (still at least `size`), which takes a fraction of the time; the grey levels of a photograph
     then differ from those of the whole decode by 1 to 4 in the mean. Raises what Pillow does, or ValueError,
     for more than Pillow's MAX_IMAGE_PIXELS (89 million) before any memory is taken for them.
     """
-    with _opened(content) as image:
+    with opened(content) as image:
+        head = depth.header(image, content)
+        bits = head.said or bit_depth if head else FULL
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         right, bottom = left + edge, top + edge
         by = _draft(image, size)
         image.load()
+        if head and head.upper:
+            depth.check_upper(image, bits)
         if by > 1:
             box = (left / by, top / by, right / by, bottom / by)
             square = rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
         else:
-            square = squared(image, size)
+            square = squared(image, size, bits)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def squared(image: Image.Image, size: int) -> Image.Image:
+def squared(image: Image.Image, size: int, bit_depth: int | None = None) -> Image.Image:
     """The central square of an image, resized to `size` pixels, in RGB. Raises as `decode` does."""
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
     whole = image.size == (edge, edge)
-    square = rgb(image if whole else image.crop((left, top, left + edge, top + edge)))
+    square = rgb(image if whole else image.crop((left, top, left + edge, top + edge)), bit_depth)
     return square if edge == size else square.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _opened(content: bytes) -> Image.Image:
+def opened(content: bytes) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         with _opening, warnings.catch_warnings():  # Pillow only warns up to twice the limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(content), formats=FORMATS)
+            image = Image.open(BytesIO(content), formats=formats())
     except UnidentifiedImageError as error:  # its text has the address of the object in memory
         raise ValueError("it is no image of a known kind") from error
     except Image.DecompressionBombError as error:
@@ -219,16 +191,13 @@ def _draft(image: Image.Image, size: int) -> int:
     return 1
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image, bit_depth: int | None = None) -> Image.Image:
     if image.mode == "RGB":  # convert() would copy
         return image
     if image.mode == "F":
-        raise ValueError("it holds floating-point pixels")
+        raise ValueError("it holds floating-point pixels; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:  # white and black would be all that is left of it
-            raise ValueError("it holds pixels of more than 16 bits")
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(depth.grey(image, bit_depth)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:  # Pillow wants this way round
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -13,13 +13,13 @@ from typing import Any
 from ssl_kd.data.files import first_line, read_file
 from ssl_kd.data.labels import Said, lacks, listed, printable
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
+from ssl_kd.data.splits import TEST, TRAIN, VALIDATION, role
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
 
 _LABELS = ("int", "uint", "string", "large_string")  # how the kinds of a column of labels begin
 # What columns of classes are called, where their kind does not say that they are.
 USUAL = "label labels target targets y class classes category fine_label coarse_label".split()
-TEST = ("test", "validation", "valid", "val")  # parts to score on, the first that is there
 
 
 def hub(
@@ -33,6 +33,7 @@ def hub(
     skip_broken: bool = False,
     limit: int | None = None,
     resident_bytes: int = RESIDENT_BYTES,
+    bit_depth: int | None = None,
 ) -> Data:
     """A data set of the Hub, or on disk, as RGB squares of `size` pixels.
 
@@ -40,10 +41,12 @@ def hub(
     subset: one of the configurations that a data set on the Hub may have.
     image, label: columns; None where there is one of images, and one of classes or none.
     train, test: splits; None for `test` takes "test", or else "validation", where there is one; one with
-        labels before one without.
-    skip_broken, limit, resident_bytes: as in `sources.folder`.
+        labels before one without. Other spellings of these names are known, too (`splits.SPELLINGS`).
+    skip_broken, limit, resident_bytes, bit_depth: as in `folders.folder`.
     """
     splits = _load(path, subset)
+    if train == TRAIN:
+        train = _split(path, splits, TRAIN, "train") or train
     if train not in splits:
         raise InputError(f'{path} has no split "{train}"; {nearest(train, list(splits))}')
     if test is not None and test not in splits:
@@ -53,7 +56,7 @@ def hub(
     label = _column(path, features, "label", label, "ClassLabel")
     if image is None:
         raise InputError(f"{path} has no column of images; its columns are {', '.join(features)}")
-    test = test or _test_split(splits, train, label)
+    test = test or _test_split(path, splits, train, label)
     used = [train] if test is None else [train, test]
     said = [_said(splits[name], label) for name in used]
     names = [_names(splits[name], label) for name in used]
@@ -71,14 +74,17 @@ def hub(
         limit=limit,
         skip_broken=skip_broken,
         resident_bytes=resident_bytes,
+        bit_depth=bit_depth,
     )
     why = _unlabelled(splits, train, label) if data.train.labels is None else ""
     return replace(data, notes=(_splits(path, splits, train, test), *data.notes), unlabelled=why)
 
 
-def _test_split(splits: Mapping[str, Any], train: str, label: str | None) -> str | None:
-    """The first of TEST that has labels; else the first of them; None where there is none."""
-    there = [name for name in TEST if name in splits and name != train]
+def _test_split(path: str, splits: Mapping[str, Any], train: str, label: str | None) -> str | None:
+    """The test split, or else the one to validate on, the first that has labels; None where there is none."""
+    rest = {name: part for name, part in splits.items() if name != train}
+    found = [_split(path, rest, part, "test") for part in (TEST, VALIDATION)]
+    there = [name for name in found if name is not None]
     labelled = (name for name in there if _any(_said(splits[name], label)))
     return next(labelled, next(iter(there), None))
 
@@ -141,6 +147,19 @@ def _splits(path: str, splits: Mapping[str, Any], train: str, test: str | None) 
     tested = f"{test} ({len(splits[test]):,}) is tested on" if test else "none is tested on"
     more = f"; not read: {', '.join(map(printable, rest))}" if rest else ""
     return f"{path}: the split {train} ({len(splits[train]):,} images) is trained on, {tested}{more}"
+
+
+def _split(path: str, splits: Mapping[str, Any], part: str, option: str) -> str | None:
+    """The split whose name stands for a part; None where none does. Raises InputError for two."""
+    found = [name for name in splits if role(name) == part]
+    if part in found or not found:
+        return part if found else None
+    if len(found) > 1:
+        raise InputError(
+            f"{path} has the splits {', '.join(found)}, all of them {part}; choose by data.{option}="
+            f"{found[0]}"
+        )
+    return found[0]
 
 
 class Rows:

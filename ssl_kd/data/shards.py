@@ -1,12 +1,11 @@
 """Tar files in the webdataset convention, read at random places through an index that is made at the start.
 
-Members that share their name up to the first dot are one sample: `KEY.jpg` beside `KEY.cls` (a number or a
-name) or `KEY.json` (with a field for it). An index holds 20 bytes for each image, so that a shuffle is exact
+Which members are one sample, `samples` says: `KEY.jpg` beside `KEY.cls` (a number or a name) or `KEY.json`
+(with a field for it). An index holds 20 bytes for each image, so that a shuffle is exact
 and any step can be the first, and no file is read as a whole.
 """
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -16,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ssl_kd.data.files import EXTENSIONS, first_line
+from ssl_kd.data.files import first_line
+from ssl_kd.data.image_files import kinds, no_image
 from ssl_kd.data.labels import printable
+from ssl_kd.data.samples import Index, samples_of
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
 
 MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
-MOST_LABEL = 1 << 20  # bytes of a .cls or .json
 MOST_FILES = 1_000_000  # that braces may stand for
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
@@ -39,14 +39,18 @@ def shards(
     skip_broken: bool = False,
     limit: int | None = None,
     resident_bytes: int = RESIDENT_BYTES,
+    image: str | None = None,
+    bit_depth: int | None = None,
 ) -> Data:
     """Uncompressed tar files of images, as RGB squares of `size` pixels.
 
     path: a folder of .tar files, or a pattern: `train-{000000..000012}.tar`, `train-*.tar`.
     test: the same for the test images, seen from here or from the folder of `path`.
-    label: the field of a `KEY.json` that holds the label.
+    label: the field of a `KEY.json` that holds the label, or the label's part of the name in `KEY.label.cls`.
+    image: where samples have several images, as `KEY.left.png` and `KEY.right.png`, the one to take: "left";
+        "all" takes each for an image of its own.
     Labels that are numbers are named by the lines of `classes.txt` beside the training files, if it is there.
-    skip_broken, limit, resident_bytes: as in `sources.folder`.
+    skip_broken, limit, resident_bytes, bit_depth: as in `folders.folder`.
     """
     files = [shard_files(path)]
     if test is not None:
@@ -57,7 +61,11 @@ def shards(
             raise InputError(f"{min(both)} is among the training files and among the test files")
     listed = files[0][0].parent / "classes.txt"
     lines = listed.read_text("utf-8", "replace").splitlines() if listed.is_file() else []
-    parts = [_part(part, str(where), label) for part, where in zip(files, (path, test), strict=False)]
+    found = [
+        _part(part, str(where), label, image, skip_broken)
+        for part, where in zip(files, (path, test), strict=False)
+    ]
+    parts = [part for part, _ in found]
     numbers = any(isinstance(said, int) for said in parts[0].said)
     return encoded(
         parts,
@@ -66,6 +74,8 @@ def shards(
         limit=limit,
         skip_broken=skip_broken,
         resident_bytes=resident_bytes,
+        bit_depth=bit_depth,
+        notes=[note for _, notes in found for note in notes],
     )
 
 
@@ -169,49 +179,22 @@ def _compressed(path: Path) -> bool:
         return file.read(6).startswith(COMPRESSED)
 
 
-def _part(files: list[Path], where: str, field: str) -> Part:
-    samples = [_samples(path, field) for path in files]
+def _part(
+    files: list[Path], where: str, field: str, image: str | None, lenient: bool
+) -> tuple[Part, list[str]]:
+    """The samples of all files, and what is to be said of what is not among them."""
+    index = Index()
+    samples = [samples_of(path, members(path), field, image, index) for path in files]
     if not any(samples):
-        raise InputError(f"there is no image in {where}; accepted are {' '.join(EXTENSIONS)}")
+        raise InputError(no_image(where, index.passed))
+    images = sum(map(len, samples))
+    unread = index.passed_images
+    if unread and len(unread) >= images and not lenient:
+        raise InputError(
+            f"{where} has {len(unread):,} files that cannot be read as images here, {kinds(unread)}, and "
+            f"{images:,} that can; convert them to PNG or JPEG, or leave them out by data.skip_broken=true"
+        )
     file = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in samples])
     offset, size = (np.array([row[k] for part in samples for row in part], dtype=np.int64) for k in (0, 1))
     said = [row[2] for part in samples for row in part]
-    return Part(Members(files, file, offset, size), said, where)
-
-
-def _samples(path: Path, field: str) -> list[tuple[int, int, int | str | None]]:
-    """First byte, length and label of each image in a tar file."""
-    images: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int | str | None] = {}
-    with path.open("rb", buffering=0) as file:
-        for name, offset, size in members(path):
-            folder, slash, base = name.rpartition("/")
-            first, _, extension = base.partition(".")
-            if not first:
-                continue  # a hidden file
-            key, extension = folder + slash + first, extension.lower()
-            if f".{extension}" in EXTENSIONS:
-                if key in images:
-                    raise InputError(f"{path} has two images called {printable(key)}")
-                images[key] = offset, size
-            elif extension == "cls" or (extension == "json" and key not in labels):
-                where = f"{path}:{printable(name)}"
-                if size > MOST_LABEL:
-                    raise InputError(f"{where} has {size:,} bytes, which is no label")
-                content = os.pread(file.fileno(), size, offset)
-                labels[key] = _label(content, where, field if extension == "json" else None)
-    return [(*place, labels.get(key)) for key, place in images.items()]
-
-
-def _label(content: bytes, where: str, field: str | None) -> int | str | None:
-    """What a .cls file says, or the field of a .json file; None where that says nothing."""
-    try:
-        value = content.decode() if field is None else json.loads(content).get(field)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where} cannot be read ({first_line(error)})") from error
-    if isinstance(value, str):
-        value = value.strip()
-        return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value or None
-    if value is None or type(value) is int:
-        return value
-    raise InputError(f"{where}: {field} is {value!r}, neither a whole number nor a name")
+    return Part(Members(files, file, offset, size), said, where), index.told(where, images, field)

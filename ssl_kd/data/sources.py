@@ -1,11 +1,12 @@
 """What images there are: a source is indexable and gives uint8 (C, H, W), all of one shape, labelled or not.
 
 `digits` needs no files, `arrays` reads an .npz, `cifar10`, `cifar100` and `fashion_mnist` come through
-torchvision, `folder` decodes image files (as do `shards.shards` and `hub.hub`); each returns
+torchvision; `folders.folder`, `shards.shards` and `hub.hub` decode image files; each returns
 `Data(train, test)`. Bad input raises InputError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,17 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ssl_kd.data.files import (
-    Paths,
-    class_names,
-    data_root,
-    decode,
-    first_line,
-    image_files,
-    read_npz,
-)
+from ssl_kd.data import depth
+from ssl_kd.data.files import data_root, decode, first_line, read_npz
 from ssl_kd.data.labels import Said, number, printable
-from ssl_kd.data.lists import read_list
 from ssl_kd.data.workers import decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
@@ -109,7 +102,7 @@ class Encoded:
 
     resident_bytes: held decoded in memory where all of them together take no more.
     at: the images that belong to the source, by their positions in `stored`; None for all of them.
-    skipped: names of the broken ones that were left out.
+    skipped: names of the broken ones that were left out. bit_depth: see `files.decode`.
     numbers: what the data call each class, where that is a number; () where it is a name.
     """
 
@@ -121,6 +114,7 @@ class Encoded:
     at: np.ndarray | None = None
     skipped: list[str] = field(default_factory=list)
     numbers: tuple[int, ...] = ()
+    bit_depth: int | None = None
     _resident: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @property
@@ -132,7 +126,7 @@ class Encoded:
 
     def __getitem__(self, i: int) -> np.ndarray:
         try:
-            return decode(self.stored.read(self._position(i)), self.size)
+            return decode(self.stored.read(self._position(i)), self.size, self.bit_depth)
         except Exception as error:  # besides OSError, Pillow's decoders let many other types through
             raise InputError(f"{printable(self.name(i))} cannot be decoded ({first_line(error)})") from error
 
@@ -256,70 +250,6 @@ def _torchvision(name: str, root: Path, limit: int | None, files: str) -> Data:
     return Data(_limited(part(True), limit), part(False))
 
 
-def folder(
-    root: str | Path,
-    size: int,
-    test: str | Path | None = None,
-    skip_broken: bool = False,
-    limit: int | None = None,
-    labels: str = "auto",
-    unlabelled: str | None = "unlabelled",
-    resident_bytes: int = RESIDENT_BYTES,
-    train_list: str | Path | None = None,
-    test_list: str | Path | None = None,
-) -> Data:
-    """Image files in a folder, at any depth, as RGB squares of `size` pixels.
-
-    root: holds train/ and test/ (or val/), or the training images themselves.
-    test: another folder, or a sub-folder of root, for the test images.
-    skip_broken: decode every file now, leave out what cannot be decoded, name it in the sources' `skipped`.
-    labels: "auto" takes the first-level folders, if there are two or more, as classes; images that lie flat
-        have no labels. "none" never looks at folders.
-    unlabelled: the name of a first-level folder whose images have no label, beside those of the classes.
-    train_list, test_list: files that list the images of a part and their labels (`lists.read_list`), in place
-        of what the folders say.
-    """
-    root = expand(root)
-    if labels not in ("auto", "none"):
-        raise InputError(f'labels must be "auto" or "none", not "{labels}"')
-    options: dict[str, Any] = {"limit": limit, "skip_broken": skip_broken, "resident_bytes": resident_bytes}
-    if train_list is not None:
-        if test is not None:
-            raise InputError(
-                "the images are those of train_list; test_list, not test, names those of the test"
-            )
-        files = [train_list] if test_list is None else [train_list, test_list]
-        return encoded([_listed(root, file) for file in files], size, **options)
-    if test_list is not None:
-        raise InputError("test_list needs a train_list beside it: both have to number the classes alike")
-    beside = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
-    test_root = root / beside[0] if beside else None
-    if test is not None:  # `/` keeps an absolute path as it is
-        test_root = root / test if (root / test).is_dir() else expand(test)
-    train_root = root / "train" if beside or (test is not None and (root / "train").is_dir()) else root
-    if test_root and test_root.resolve().is_relative_to(train_root.resolve()):
-        raise InputError(f"the test folder {test_root} lies inside the training folder {train_root}")
-
-    train = _files(train_root, labels == "auto", unlabelled)
-    labelled = len({*train.said} - {None}) > 1
-    parts = [train if labelled else replace(train, said=[])]
-    if test_root:
-        parts.append(_files(test_root, labelled, unlabelled))
-    return encoded(parts, size, **options)
-
-
-def _listed(root: Path, file: str | Path) -> Part:
-    names, said = read_list(root, file)
-    return Part(Paths(root, names), said, str(file))
-
-
-def _files(root: Path, labelled: bool, unlabelled: str | None) -> Part:
-    files = image_files(root)
-    folders = class_names(root, files) if labelled else []
-    said = [None if folder == unlabelled else folder for folder in folders]
-    return Part(Paths(root, files), said, str(root))
-
-
 def encoded(
     parts: Sequence[Part],
     size: int,
@@ -329,16 +259,23 @@ def encoded(
     limit: int | None = None,
     skip_broken: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
+    bit_depth: int | None = None,
+    notes: Sequence[str] = (),
 ) -> Data:
     """The train part and, where there is a second, the test part as data.
 
     names, test_names: of the classes, where labels are numbers (see `labels.number`).
-    The other options are those of `folder`. Raises InputError.
+    The other options are those of `folders.folder`. Raises InputError.
     """
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, not {size}")
     test = parts[1].said if parts[1:] else []
     found = number(parts[0].said, test, (parts[0].where, parts[-1].where), names, test_names)
+    said = ""
+    if bit_depth is None:
+        bit_depth, said = depth.of_data_set(content for part in parts for content in _sample(part.stored))
+    elif isinstance(bit_depth, bool) or not isinstance(bit_depth, int) or not 8 <= bit_depth <= depth.FULL:
+        raise InputError(f"bit_depth is a whole number from 8 to 16, not {bit_depth}")
     sources = [
         Encoded(
             part.stored,
@@ -347,12 +284,23 @@ def encoded(
             found.classes if label is not None else (),
             resident_bytes,
             numbers=found.numbers,
+            bit_depth=bit_depth,
         )
         for part, label in zip(parts, (found.train, found.test), strict=False)
     ]
     sources[0] = _limited(sources[0], limit)
     train, *others = [_without_broken(source) for source in sources] if skip_broken else sources
-    return Data(train, others[0] if others else None, notes=found.notes)
+    return Data(train, others[0] if others else None, notes=(*notes, *found.notes, *([said] if said else [])))
+
+
+def _sample(stored: Stored) -> Iterator[bytes]:
+    """What is in a few of the files, evenly spread, as far as they can be read."""
+    count, stored = min(depth.LOOKED_AT, len(stored)), copy(stored)  # which opens files of its own
+    for i in np.unique(np.linspace(0, len(stored) - 1, count).astype(int)).tolist():
+        try:
+            yield stored.read(i)
+        except Exception:  # a data set's own store lets any type through; training on the image says why
+            continue
 
 
 def _without_broken(source: Encoded) -> Encoded:
