@@ -6,7 +6,7 @@ normalised floats are refused. What the labels are is asked of every item, unles
 `targets` or `labels`, as torchvision's do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -79,6 +79,17 @@ class Own:
         if self.channels == 1:
             return np.asarray(square.convert("L"))[None].copy(), said
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), said
+
+    def names(self) -> list[str] | None:
+        """The files of the images, where the data set lists them as torchvision's do; else None."""
+        listed: Any = self.dataset
+        at: Sequence[int] = range(len(self))
+        while isinstance(listed, Subset):
+            listed, at = listed.dataset, [int(listed.indices[i]) for i in at]
+        found = getattr(listed, "samples", None) or getattr(listed, "imgs", None)
+        if not isinstance(found, list | tuple) or not all(isinstance(one, tuple) for one in found):
+            return None
+        return [str(found[i][0]) for i in at]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_lock"}

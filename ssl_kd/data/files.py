@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -112,6 +113,11 @@ class Paths:
 
     def name(self, i: int) -> str:
         return str(self._path(i))
+
+    def names(self) -> list[str]:
+        """Of all, below the root."""
+        text, ends = self.text.tobytes(), self.ends.tolist()
+        return [os.fsdecode(text[start:end]) for start, end in pairwise(ends)]
 
     def _path(self, i: int) -> Path:
         return self.root / os.fsdecode(self.text[self.ends[i] : self.ends[i + 1]].tobytes())

@@ -200,6 +200,13 @@ class Rows:
     def name(self, i: int) -> str:
         return f"{self.where}, row {i}"
 
+    def names(self) -> list[str] | None:
+        """The files that the images come from; None where the data set does not say it of all."""
+        paths: list[str | None] = []
+        for chunk in self.dataset.with_format("arrow").iter(1000):
+            paths += chunk.column(self.column).combine_chunks().field("path").to_pylist()
+        return [path for path in paths if path] if all(paths) else None
+
 
 def _load(path: str, subset: str | None) -> Mapping[str, Any]:
     """The splits of a data set by their names."""

@@ -1,9 +1,8 @@
-"""Labels in a file of their own: .npy, .npz, .csv, .txt, or of torch.save. Nothing in it is executed."""
+"""Labels in a file of their own: arrays, tables, or of torch.save. Nothing in it is executed."""
 
-import csv
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,45 @@ import numpy as np
 import torch
 
 from ssl_kd.data.files import first_line, load_tensors
+from ssl_kd.data.label_tables import SUFFIXES, labels_of, read_table
 from ssl_kd.data.labels import positions_of
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
 
 
 def read(
-    path: str | Path, key: str | None, count: int, classes: Sequence[str], numbers: Sequence[int] = ()
+    path: str | Path,
+    key: str | None,
+    count: int,
+    classes: Sequence[str],
+    numbers: Sequence[int] = (),
+    images: Callable[[], Sequence[str] | None] = lambda: None,
 ) -> np.ndarray:
     """The labels in a file, int64 (count,), -1 for none. Nothing in it is executed. Raises InputError.
 
     classes: what they are called; where that is by numbers, the file's labels are those numbers.
     numbers: what the data call each class that has another name, or () for its position.
 
-    .npy: one array. .npz: the array called `key`. .csv, .txt: a number on each line, or the column that the
-    first line calls `key`. .pt, .pth: what torch.save made of an array, or of a dict that has it under `key`,
-    as CIFAR-N's files. Where there is a single array, no key is needed.
+    images: gives the names of the images, or None where they have none.
+
+    .npy: one array. .npz: the array called `key`. .csv, .tsv, .txt, .parquet: a label on each line, or the
+    column that the first line calls `key`; a column of file names beside it says whose they are, and else
+    they are in the order of the images (see `label_tables`). .pt, .pth: what torch.save made of an array, or
+    of a dict that has it under `key`, as CIFAR-N's files. Where there is a single array, no key is needed.
     """
     path = expand(path)
-    readers = {suffix: _numpy for suffix in (".npy", ".npz")} | {".csv": _text, ".txt": _text}
-    readers |= {suffix: _torch for suffix in (".pt", ".pth")}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"labels.file is one of {', '.join(readers)}, and {path} is not")
+    readers = {suffix: _numpy for suffix in (".npy", ".npz")} | {suffix: _torch for suffix in (".pt", ".pth")}
+    known = [".npy", ".npz", *SUFFIXES, ".pt", ".pth"]
+    if path.suffix.lower() not in known:
+        raise InputError(f"labels.file is one of {', '.join(known)}, and {path} is not")
     if not path.is_file():
         raise InputError(f"labels.file: there is no file {path}")
+    key = None if key is None else str(key)
     try:
-        found = readers[path.suffix.lower()](path, None if key is None else str(key))
+        if path.suffix.lower() in SUFFIXES:
+            table = read_table(path, key)
+            return labels_of(table, key, count, images() if table.width > 1 else None, classes, numbers)
+        found = readers[path.suffix.lower()](path, key)
     except InputError:
         raise
     except Exception as error:  # zipfile, csv, the unpicklers: each has types of its own for a damaged file
@@ -59,27 +71,6 @@ def _numpy(path: Path, key: str | None) -> np.ndarray:
             return _only(found, path, key)
         with found:
             return _called(found, path, key)
-
-
-def _text(path: Path, key: str | None) -> np.ndarray:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, skipinitialspace=True)
-        rows = [(lines.line_num, row) for row in lines if any(row)]
-    column = 0
-    if key is not None and rows:
-        _, names = rows.pop(0)
-        if key not in names:
-            raise InputError(f'{path} has no column "{key}"; {nearest(key, names)}')
-        column = names.index(key)
-    elif rows and len(rows[0][1]) > 1:
-        raise InputError(f"{path} has several columns; labels.key names one of: {', '.join(rows[0][1])}")
-    labels = []
-    for number, row in rows:
-        cell = row[column].strip() if column < len(row) else ""
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", cell):
-            raise InputError(f'line {number} of {path} says "{cell}", which is not a whole number')
-        labels.append(int(cell))
-    return np.array(labels, dtype=np.int64)
 
 
 class _Kind:

@@ -77,7 +77,9 @@ def _changed(source: Source, noise: float | None, file: str | Path | None, key: 
     labels = np.full(count, -1, dtype=np.int64)
     labels[at] = np.asarray(source.labels)
     if file is not None:
-        labels = read(file, key, count, source.classes, getattr(source, "numbers", ()))
+        labels = read(
+            file, key, count, source.classes, getattr(source, "numbers", ()), lambda: names_of(source)
+        )
     if noise not in (None, 0):
         labels = symmetric(labels, len(source.classes), noise, SEED)
     return labels[at]
@@ -111,6 +113,14 @@ def positions(source: Source) -> tuple[np.ndarray, int]:
         return np.arange(len(source)), len(source)
     count = len(source.stored) if isinstance(source, Encoded) else source.of or len(source)
     return np.arange(count) if source.at is None else source.at, count
+
+
+def names_of(source: Source) -> list[str] | None:
+    """What the files of the images of the whole split are called; None where they have no names."""
+    if isinstance(source, Wrapper):
+        return names_of(source.source)
+    names = getattr(source.stored if isinstance(source, Encoded) else source, "names", None)
+    return None if names is None else names()
 
 
 def relabelled(source: Source, labels: np.ndarray) -> Source:

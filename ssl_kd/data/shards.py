@@ -107,6 +107,12 @@ class Members:
         key = next(name for name, offset, _ in members(path) if offset == self.offset[i])
         return f"{path}:{key}"
 
+    def names(self) -> list[str]:
+        """Of all, inside their files."""
+        called = [{offset: name for name, offset, _ in members(path)} for path in self.files]
+        places = zip(self.file.tolist(), self.offset.tolist(), strict=True)
+        return [called[file][offset] for file, offset in places]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "open": {}}  # another process opens its own
 
