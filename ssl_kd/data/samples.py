@@ -158,8 +158,9 @@ def _chosen(
         if image.key in labels:  # it is a sample by itself, however many dots its key has
             samples[image.key].append(image)
         else:
-            *_, shortest = image.prefixes()
-            samples[next((p for p in image.prefixes() if p in images or p in labels), shortest)].append(image)
+            whole, *shorter = image.prefixes()
+            known = (prefix for prefix in shorter if prefix in images or prefix in labels)
+            samples[next(known, shorter[-1] if shorter else whole)].append(image)
     kept = []
     for key, some in samples.items():
         one = next((image for image in some if column and image.key == f"{key}.{column}"), None)
