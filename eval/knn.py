@@ -2,8 +2,7 @@
 
 import sys
 
-from ssl_kd.cli import probe
-from ssl_kd.errors import guarded
+from ssl_kd.cli import script
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda words: probe("knn", words), sys.argv[1:]))
+    sys.exit(script("knn"))

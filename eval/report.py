@@ -2,8 +2,7 @@
 
 import sys
 
-from ssl_kd.errors import guarded
-from ssl_kd.report import main
+from ssl_kd.cli import script
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    sys.exit(script("report"))

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from ssl_kd.commands.catalogue import COMMANDS as _COMMANDS
 from ssl_kd.commands.catalogue import PROBES as _PROBES
 from ssl_kd.errors import guarded
+from ssl_kd.system.safe_path import leave_current_folder
 
 COMMANDS, PROBES = tuple(_COMMANDS), tuple(_PROBES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ssl-kd COMMAND key=value ...`; returns the exit code."""
-    return guarded(_main, list(sys.argv[1:] if argv is None else argv))
+    return script() if argv is None else guarded(_main, list(argv))
+
+
+def script(*first: str) -> int:
+    """The command of this process: `first`, and what stands on the command line; returns the exit code."""
+    leave_current_folder()
+    return guarded(_main, [*first, *sys.argv[1:]])
 
 
 def _main(words: list[str]) -> int:
@@ -64,6 +71,10 @@ def _main(words: list[str]) -> int:
         from ssl_kd.report import main as report
 
         return report(rest)
+    if command == "trust":
+        from ssl_kd.commands.trust import main as trust
+
+        return trust(rest)
     if command == "export":
         from ssl_kd.export import main as export
         from ssl_kd.words import options

@@ -18,6 +18,8 @@ from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, 
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import chosen_file, folders
 from ssl_kd.lineage import inherit
+from ssl_kd.own import loading
+from ssl_kd.own.words import allow
 from ssl_kd.pretexts import Pretexts
 from ssl_kd.system.paths import expanded
 from ssl_kd.values import SHAPES, check, check_whole
@@ -76,7 +78,9 @@ def _compose(words: Sequence[str]) -> DictConfig:
         of_backbone = item.key.count(".") == 1 and isinstance(item.value, str)
         assign(config, item._replace(key=f"{item.key}.backbone") if of_backbone else item)
     check(config, SHAPES)
+    loading.begin()
     inherit(config.peers)
+    inherited = loading.since()
     everyone, having = pretexts.add(config.peers, config.pop("others"), separate)
     del config.pretext
     for item in (item for item in later if item not in users):
@@ -86,6 +90,7 @@ def _compose(words: Sequence[str]) -> DictConfig:
         assign(config, item)
     check(config, SHAPES)
     _finish(config, everyone, having)
+    allow(config, assigned, inherited)
     return config
 
 

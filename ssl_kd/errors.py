@@ -23,14 +23,12 @@ def nearest(name: str, known: list[str]) -> str:
 def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
     """Runs `work(words)`; bad input becomes one sentence on stderr and exit code 2."""
     from ssl_kd.signals import own_process
+    from ssl_kd.system.safe_path import away_from_current_folder
 
     own_process(words)
-    here = os.getcwd()
-    # The user's own functions, by `_target_`. Last, so that no file there is taken for a package: the current
-    # folder may be one of data, or somebody's run.
-    sys.path[:] = [*(entry for entry in sys.path if entry not in ("", here)), here]
     try:
-        return work(words)
+        with away_from_current_folder():
+            return work(words)
     except InputError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:

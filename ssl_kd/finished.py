@@ -45,6 +45,7 @@ class Finished:
     @cached_property
     def data(self) -> Data:
         """The run's own images, read when first asked for. Raises InputError where they cannot be."""
+        check_names(self.config, self.run.folder)  # another run may have been read since
         return read_data(self.config)
 
     @cached_property

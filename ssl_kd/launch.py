@@ -7,11 +7,11 @@ sentence and its exit code are the command's.
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 from ssl_kd.signals import passed_on
+from ssl_kd.system.safe_path import environment, python
 
 
 def cores() -> int:
@@ -55,8 +55,8 @@ def spawn(words: Sequence[str], processes: int, device: str = "auto") -> int:
     children: list[subprocess.Popen] = []
     with passed_on(_to(children)):
         for rank in range(processes):
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen([sys.executable, "-m", "ssl_kd.train", *words], env=environment))
+            own = environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank))
+            children.append(subprocess.Popen(python("ssl_kd.train", list(words)), env=own))
         while True:
             try:
                 return _wait(children)

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
 from ssl_kd.machine import lacks_memory
+from ssl_kd.own.loading import meant
+from ssl_kd.own.nodes import LIBRARIES
 
 Beside = Callable[[str], Collection[str]]  # path of a node -> keys that are not for its constructor
-# A constructor of theirs that fails was most likely given wrong options; a user's own shows its trace.
-LIBRARIES = ("ssl_kd", "torch", "torchvision", "timm", "kornia", "lightly")
 
 
 def check(node: Any, beside: Beside, path: str = "") -> None:
@@ -65,7 +65,7 @@ def located(name: Any) -> Any:
     """What a dotted name means: an attribute, where there is none a module. Raises what the import does."""
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise ImportError("it is no dotted name, as module.name")
-    parts = name.split(".")
+    parts = meant(name).split(".")
     found: Any = import_module(parts[0])
     for count, part in enumerate(parts[1:], 2):
         if isinstance(found, ModuleType) and not hasattr(found, part):
@@ -89,7 +89,8 @@ def make(node: Any, *args: Any, **options: Any) -> Any:
     if not isinstance(node, DictConfig):
         return node
     try:
-        return instantiate(OmegaConf.to_container(node, resolve=True), *args, **options, _convert_="all")
+        plain = _meant(OmegaConf.to_container(node, resolve=True))
+        return instantiate(plain, *args, **options, _convert_="all")
     except Exception as error:  # hydra wraps what the constructor raised
         cause = error.__cause__ or error
         name = str(node["_target_"])
@@ -98,6 +99,13 @@ def make(node: Any, *args: Any, **options: Any) -> Any:
             raise cause from error
         said = " ".join(str(cause).split()) or type(cause).__name__
         raise InputError(f"{name} cannot be made of its options: {said}") from error
+
+
+def _meant(node: Any) -> Any:
+    """The node with what its addresses mean in their place: the files of the user's own modules."""
+    if isinstance(node, dict):
+        return {key: meant(value) if key == "_target_" else _meant(value) for key, value in node.items()}
+    return [_meant(value) for value in node] if isinstance(node, list) else node
 
 
 def function(node: DictConfig, path: str) -> Callable[..., Any]:

@@ -12,11 +12,9 @@ left out of the comparison unless base names it. So a chain of teachers is one s
 groups: {large: "method=dml peers={large: resnet56}", small: "... peers.teacher.weights=@large"}
 """
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -35,6 +33,7 @@ from ssl_kd.launch import cores, said_threads
 from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
 from ssl_kd.system.paths import expand
+from ssl_kd.system.safe_path import environment, python
 from ssl_kd.values import whole
 from ssl_kd.words import options
 
@@ -343,8 +342,6 @@ class _Children:
 
 
 def _train(run: Planned, threads: int, logs: Path, children: _Children) -> int:
-    command = [sys.executable, "-m", "ssl_kd", "train", *run.words, f"threads={threads}"]
-    # The package may be a checkout that only the current folder makes importable.
-    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    command = python("ssl_kd", ["train", *run.words, f"threads={threads}"])
     with open(logs / f"{run.folder.name}.log", "a") as log:
-        return children.carry_out(command, log, {**os.environ, "PYTHONPATH": paths})
+        return children.carry_out(command, log, environment())

@@ -5,13 +5,17 @@ import sys
 from collections.abc import Sequence
 
 if not __package__:  # run as a script: its folder must not shadow other modules
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    _folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(_folder), *(entry for entry in sys.path if entry not in ("", _folder))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what `argv` describes; returns the exit code, which `ssl-kd train --help` explains."""
     from ssl_kd.errors import guarded
+    from ssl_kd.system.safe_path import leave_current_folder
 
+    if argv is None:
+        leave_current_folder()
     return guarded(_main, list(sys.argv[1:] if argv is None else argv))
 
 

@@ -60,6 +60,7 @@ from ssl_kd.signals import REQUEUE, Interrupted, Starved, Stop
 from ssl_kd.status import Status
 from ssl_kd.status import read as read_status
 from ssl_kd.trackers import Trackers, chosen, drawn
+from ssl_kd.trust import put_on_record
 from ssl_kd.watchers import Logger, Prober, Saver
 
 COLLAPSED = 3  # exit code of a run that its alarm stopped
@@ -382,6 +383,8 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
     if run.writes:
         run.tidy()
         run.start(config)
+        if unrecorded := put_on_record(config, run.folder):
+            say(parts, unrecorded)
         if run.read("data.json") is None:
             noted = identity(parts.data)
             noted["train"]["classes"] = list(parts.data.train.classes)  # for who has the run but not the data

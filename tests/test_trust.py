@@ -4,21 +4,22 @@ import math
 from pathlib import Path
 
 import pytest
+import torchvision
 from omegaconf import OmegaConf
 
 from ssl_kd.compare.compute import training_macs
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
 from ssl_kd.groups import choices
-from ssl_kd.trust import check_names
+from ssl_kd.trust import check_names, put_on_record
 
 RUN = "runs/a"
 
 
 @pytest.fixture(autouse=True)
-def _alone(own_folder, monkeypatch):
+def _alone(own_folder, monkeypatch, tmp_path_factory):
     monkeypatch.delenv("SSL_KD_TRUST", raising=False)
-    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     Path(RUN).mkdir(parents=True)
 
 
@@ -42,7 +43,7 @@ def module(path: str, content: str = "") -> None:
 def test_everything_that_comes_with_ssl_kd_may_be_named(group):
     module("mine.py", "class Data: pass")
     places = dict.fromkeys(("arrays", "shards", "hub"), "data.path=x")
-    places["dataset"] = "data.train={_target_: mine.Data}"
+    places["dataset"] = "data.train={_target_: torch.nn.Identity}"
     for name in choices(group):
         words = {
             "method": ["peers={a: resnet8, b: resnet8, student: resnet8}", "others.teacher.weights=x"],
@@ -128,17 +129,18 @@ def test_what_reads_writes_or_executes_may_not(name):
     assert not allowed(name)
 
 
-def test_a_loss_that_the_user_has_written_in_the_current_folder_may_be_named():
+def test_a_loss_of_the_users_own_may_be_named_once_it_is_on_record_for_that_run():
     module("mine.py")
     module("kit/__init__.py")
     module("kit/losses.py")
-    assert allowed("mine.loss") and allowed("kit.losses.loss") and allowed("kit.loss")
+    for name in ("mine.loss", "kit.losses.loss", "kit.loss"):
+        config = {"peers": {"a": {"backbone": {"_target_": name}}}}
+        assert not allowed(name)
+        assert put_on_record(config, RUN) == "" and allowed(name) and not allowed(name, run="runs/b")
+        with pytest.raises(InputError, match="on record as yours with these options; look at it"):
+            config["peers"]["a"]["backbone"]["more"] = 1
+            check_names(OmegaConf.create(config), RUN)
     assert not Path("CANARY").exists()  # so far it is only known to be there
-
-
-def test_a_module_of_the_users_lends_nothing_that_it_only_imports():
-    module("mine.py", "import os\nfrom os import system\nrun = system")
-    assert not any(map(allowed, ("mine.os.system", "mine.system", "mine.run", "mine.gone", "mine.loss.x")))
 
 
 def test_a_module_that_came_with_the_run_may_not_be_named(monkeypatch):
@@ -147,30 +149,37 @@ def test_a_module_that_came_with_the_run_may_not_be_named(monkeypatch):
     for folder in ("runs", "runs/a"):
         module(f"{folder}/__init__.py")
     Path("pack/run").mkdir()
-    assert not allowed("runs.a.code.loss")
-    assert not allowed("pack.code.loss", run="pack/run") and allowed("pack.code.loss")
-    assert not allowed("loose.code.loss")  # any folder of data would be a package, if this one were
+    for variable in ("", "."):  # which means a folder, but not what came with a run in it
+        monkeypatch.setenv("SSL_KD_TRUST", variable)
+        assert not allowed("runs.a.code.loss")
+        assert allowed("loose.code.loss") == bool(variable)
     monkeypatch.chdir(RUN)
+    monkeypatch.delenv("SSL_KD_TRUST")
     assert not allowed("code.loss", run=".")
     assert not Path("CANARY").exists() and not Path("../../CANARY").exists()
 
 
-def test_what_else_the_user_trusts_is_said_by_a_variable(monkeypatch):
+@pytest.mark.parametrize("path", ["loose/code.py", "loose", ".", "other, loose/code.py"])
+def test_what_else_the_user_trusts_is_said_by_the_variable_as_a_path(path, monkeypatch):
     module("loose/code.py", "import os")
-    with pytest.raises(InputError, match="if it is yours, say so by SSL_KD_TRUST=loose.code$"):
-        check_names(OmegaConf.create({"terms": [{"_target_": "loose.code.loss"}]}), RUN)
-    monkeypatch.setenv("SSL_KD_TRUST", "other, loose.code")
-    assert (
-        allowed("loose.code.loss") and not allowed("loose.code.os.system") and not allowed("loose.more.loss")
-    )
+    module("other.py")
+    config = OmegaConf.create({"terms": [{"_target_": "loose.code.loss"}]})
+    with pytest.raises(InputError, match=r"loose/code.py, line 3 defines .*ssl-kd trust runs/a lets it$"):
+        check_names(config, RUN)
+    Path("other").mkdir()
+    monkeypatch.setenv("SSL_KD_TRUST", path)
+    check_names(config, RUN)
+    assert not allowed("loose.more.loss") and not allowed("os.system")
+    monkeypatch.setenv("SSL_KD_TRUST", "loose.code")
+    with pytest.raises(InputError, match="names paths, .* as SSL_KD_TRUST=loose/code.py"):
+        check_names(config, RUN)
 
 
-def test_nobody_is_advised_to_trust_the_standard_library_or_the_run_folder():
-    module("runs/a/code.py")
-    for name in ("os.system", "torch.load", "runs.a.code.loss"):
+def test_nobody_is_advised_to_trust_what_reads_writes_or_executes():
+    for name in ("os.system", "torch.load", "ssl_kd.launch.spawn"):
         with pytest.raises(InputError) as error:
             check_names(OmegaConf.create({"x": {"_target_": name}}), RUN)
-        assert "SSL_KD_TRUST" not in str(error.value)
+        assert "SSL_KD_TRUST" not in str(error.value) and "ssl-kd trust" not in str(error.value)
 
 
 def test_a_comparison_that_has_to_count_a_run_s_networks_builds_nothing_else():
@@ -181,23 +190,25 @@ def test_a_comparison_that_has_to_count_a_run_s_networks_builds_nothing_else():
     assert math.isnan(count) and f'{RUN} names "os.system"' in problem and not Path("CANARY").exists()
 
 
-def test_a_data_set_of_the_users_own_may_be_named_from_here_and_not_from_the_run_folder():
+def test_a_data_set_of_the_users_own_may_be_named_once_it_is_on_record():
     module("mine.py", "class Shapes: pass")
-    module(f"{RUN}/theirs.py", "class Shapes: pass")
-    for name, fine in (("mine.Shapes", True), ("theirs.Shapes", False), ("runs.a.theirs.Shapes", False)):
-        node = {"_target_": "ssl_kd.data.dataset", "train": {"_target_": name}}
-        for config in ({"data": node}, {"probe": {"data": node}}):
-            if fine:
-                check_names(OmegaConf.create(config), RUN)
-                continue
-            with pytest.raises(InputError, match=f'names "{name}"'):
-                check_names(OmegaConf.create(config), RUN)
+    for place in ("data", "probe.data"):
+        node = {"_target_": "ssl_kd.data.dataset", "train": {"_target_": "mine.Shapes"}}
+        config = {"data": node} if place == "data" else {"probe": {"data": node}}
+        with pytest.raises(InputError, match=f'names "mine.Shapes" .{place}.train., which .*mine.py, line 2'):
+            check_names(OmegaConf.create(config), "runs/other")
+        put_on_record(config, RUN)
+        check_names(OmegaConf.create(config), RUN)
     assert not Path("CANARY").exists()
 
 
 def test_data_sets_of_torchvision_are_for_the_user_to_trust(monkeypatch):
     config = OmegaConf.create({"data": {"train": {"_target_": "torchvision.datasets.FakeData"}}})
-    with pytest.raises(InputError, match="if it is yours, say so by SSL_KD_TRUST=torchvision.datasets$"):
+    with pytest.raises(InputError, match="reads files .*; look at it, and ssl-kd trust runs/a lets it$"):
         check_names(config, RUN)
-    monkeypatch.setenv("SSL_KD_TRUST", "torchvision.datasets")
+    home = Path(torchvision.datasets.__file__).parent
+    monkeypatch.setenv("SSL_KD_TRUST", str(home))
+    check_names(config, RUN)
+    monkeypatch.delenv("SSL_KD_TRUST")
+    put_on_record(config, RUN)
     check_names(config, RUN)

@@ -20,6 +20,12 @@ COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in 
 QUICK = ["epochs=1", "log_every=1", "probe.linear=false", "probe.baselines=false"]
 
 
+@pytest.fixture(autouse=True)
+def _trusted(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_KD_TRUST", str(PRETEXT))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 def run(words: list[str]) -> subprocess.CompletedProcess:
     """A command of the page, in its folder."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -51,10 +57,15 @@ def test_each_pretext_of_the_users_own_is_at_most_40_lines_with_its_yaml():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_page_does_what_it_says(command, tmp_path):
     first, kind, *words = shlex.split(command)
-    if first == "python":
+    if kind == "trust":
+        assert "jigsaw.shuffled(), " in (
+            said := run([sys.executable, "-P", "-m", "ssl_kd", kind, *words]).stdout
+        )
+        assert said.endswith("trusted.json\n")
+    elif first == "python":
         assert "equal up to 1e-09 in float64" in run([sys.executable, kind, *words]).stdout
     elif kind == "show":
-        assert "colours" in run([sys.executable, "-m", "ssl_kd", kind, *words]).stdout
+        assert "colours" in run([sys.executable, "-P", "-m", "ssl_kd", kind, *words]).stdout
     else:
         terms = train([*words, *QUICK], tmp_path / "run")
         tasks = [name for name in terms[0] if not name.startswith("kl/")]

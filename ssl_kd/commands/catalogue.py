@@ -159,6 +159,22 @@ COMMANDS: dict[str, Command] = {
             ("export run=runs/a peer=resnet20_1 format=hub-folder", "ready for the Hugging Face Hub"),
         ),
     ),
+    "trust": Command(
+        "show what a run of other people's code would execute, and allow it",
+        (
+            ("trust runs/a", "prints files and lines first, then puts them on record"),
+            ("trust configs", "the same for configs/ of the current folder"),
+        ),
+        places="FOLDER",
+        more=(
+            "What train was started with is on record by itself. A run folder that names other modules than "
+            "those of ssl_kd and its libraries is refused until it is; so is what configs/ of the current "
+            "folder names. Look at the files first: from then on they are executed whenever that run is "
+            "read, until one of them changes, or what the run says of them. The record lies in "
+            "$XDG_STATE_HOME/ssl_kd. SSL_KD_TRUST=PATH, of a file or a folder, allows all that lies there, "
+            "for as long as it is set."
+        ),
+    ),
     "completion": Command(
         "a script that has the Tab key complete commands and options",
         (

@@ -25,6 +25,7 @@ from ssl_kd.data.loaders import ignore_interrupts
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, chosen_by_limit
 from ssl_kd.data.workers import CHUNK, decoding_processes
 from ssl_kd.errors import InputError
+from ssl_kd.own.loading import Granted, sent
 
 LOOKED_AT = 4  # items that are asked for twice at the start
 FEW = 1024  # items that one process reads faster than several start
@@ -238,6 +239,9 @@ class _Chunks(TorchDataset):
 
     def __init__(self, own: Own, keep: bool) -> None:
         self.own, self.keep = own, keep
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sent, (Granted(), type(self), self.own, self.keep)  # to a worker process that is no fork
 
     def __getitem__(self, at: np.ndarray) -> tuple[Any, list[Label], str]:
         try:

@@ -17,6 +17,7 @@ from ssl_kd.data.sampling import Sampler, instance, one_epoch
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
 from ssl_kd.data.workers import decoding_processes, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
+from ssl_kd.own.loading import Granted, sent
 from ssl_kd.signals import SIGNALS
 
 
@@ -182,6 +183,9 @@ class _Decoded(Dataset):
 
     def __init__(self, source: Source):
         self.source = source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sent, (Granted(), type(self), self.source)  # to a worker process that is no fork
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, str]:
         try:

@@ -11,7 +11,7 @@
     )
     assert found["mine"][2].gradients <= 1e-9
 
-The same for one method, as a table: `python -m ssl_kd.testing method=mine peers=[resnet8,resnet8]`.
+The same for one method, as a table: `python -P -m ssl_kd.testing method=mine peers=[resnet8,resnet8]`.
 """
 
 import os
@@ -29,6 +29,10 @@ from torch import Tensor
 
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
+from ssl_kd.own.found import allow_address
+from ssl_kd.own.loading import carried
+from ssl_kd.own.nodes import named
+from ssl_kd.system.safe_path import environment, python
 
 __all__ = ["Call", "Difference", "compare_processes"]
 
@@ -105,9 +109,12 @@ def compare_processes(
     dtypes = ["float64", "float32"] if float32 else ["float64"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        if prepare:
+            allow_address(prepare.replace(":", "."))
         jobs = [_job(name, case, folder) for name, case in cases.items()]
         job = {"cases": jobs, "worlds": [1, *worlds], "dtypes": dtypes, "steps": steps}
-        torch.save({**job, "prepare": prepare, "timeout": timeout}, folder / "job.pt")
+        job |= {"prepare": prepare, "timeout": timeout, "own": carried()}
+        torch.save(job, folder / "job.pt")
         _run(folder)
 
         return {
@@ -132,6 +139,8 @@ def _difference(folder: Path, case: int, world: int, dtypes: Sequence[str]) -> D
 def _job(name: str, case: Sequence[str] | Call, folder: Path) -> dict[str, Any]:
     """What a worker reads. A run that exists would give its peers other weights, hence one that does not."""
     if isinstance(case, Call):
+        for each in named(case.node):
+            allow_address(each.name)
         return {"name": name, "node": case.node, "inputs": case.inputs}
     try:
         config = compose([*_FIRST, *case, *_LAST, f"run={folder}/run"])
@@ -141,10 +150,10 @@ def _job(name: str, case: Sequence[str] | Call, folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> None:
-    path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # what is imported here, is there
+    path = os.pathsep.join(filter(os.path.isabs, sys.path))  # what is imported here, is there
     done = subprocess.run(
-        [sys.executable, "-m", "ssl_kd.testing.processes", str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        python("ssl_kd.testing.processes", [str(folder)]),
+        env=environment(PYTHONPATH=path, OMP_NUM_THREADS="1"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode == 2:

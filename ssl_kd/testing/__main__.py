@@ -1,16 +1,20 @@
-"""The command `python -m ssl_kd.testing method=NAME ... [processes=2,4] [steps=3]`."""
+"""The command `python -P -m ssl_kd.testing method=NAME ... [processes=2,4] [steps=3]`."""
 
 import sys
 
-from rich.table import Table
+from ssl_kd.system.safe_path import leave_current_folder
 
-from ssl_kd.console import console
-from ssl_kd.errors import InputError, guarded
-from ssl_kd.testing import Difference, compare_processes
+leave_current_folder()  # before anything else is imported
+
+from rich.table import Table  # noqa: E402
+
+from ssl_kd.console import console  # noqa: E402
+from ssl_kd.errors import InputError, guarded  # noqa: E402
+from ssl_kd.testing import Difference, compare_processes  # noqa: E402
 
 EXACT = 1e-9  # in float64, of the largest gradient entry
 
-HELP = """python -m ssl_kd.testing method=mine peers=[resnet8,resnet8] [processes=2,4] [steps=3]
+HELP = """python -P -m ssl_kd.testing method=mine peers=[resnet8,resnet8] [processes=2,4] [steps=3]
 
 Trains a few steps on one process and on several, each with its share of the same batches, and prints how
 far they are apart, as shares of the largest value. Options are those of ssl-kd train; a batch has 32 images

@@ -1,6 +1,6 @@
 """Starts the processes that are compared, and says what one of them met.
 
-It is one itself, `python -m ssl_kd.testing.processes FOLDER`: what all of them import, it imports once.
+It is one itself, `python -P -m ssl_kd.testing.processes FOLDER`: what all of them import, it imports once.
 """
 
 import multiprocessing

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from ssl_kd.build import build_terms, check_options
 from ssl_kd.distributed import rank, whole, world
 from ssl_kd.engine import Result, Scalars, fit
 from ssl_kd.errors import InputError, guarded
+from ssl_kd.own.loading import restore
+from ssl_kd.registry import located
 
 
 def train(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -170,9 +171,9 @@ def main(folder: Path, number: int, count: int) -> int:
 
 
 def _work(folder: Path, job: Mapping[str, Any]) -> None:
+    restore(job["own"])
     if job["prepare"]:
-        module, _, function = job["prepare"].partition(":")
-        getattr(import_module(module), function)()
+        located(job["prepare"].replace(":", "."))()
     for dtype in job["dtypes"]:
         for number, case in enumerate(job["cases"]):
             try:

@@ -1,0 +1,77 @@
+"""`ssl-kd trust RUN`: shows what a run, or `configs/`, would execute, and puts it on record."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ssl_kd.commands.catalogue import refuse_unknown
+from ssl_kd.errors import InputError
+from ssl_kd.own import record
+from ssl_kd.own.found import Found
+from ssl_kd.own.nodes import Named, named
+from ssl_kd.own.words import config_hashes
+from ssl_kd.saved import read_config
+from ssl_kd.system.paths import expand
+from ssl_kd.trust import entry_of, is_foreign, standing
+from ssl_kd.words import options
+
+_GROUPED = ("method", "data", "recipe", "optim", "pretext")
+
+
+def main(words: Sequence[str]) -> int:
+    """Says first what will run, then records it; returns the exit code."""
+    folders = [word for word in words if "=" not in word]
+    given = options([word for word in words if "=" in word])
+    refuse_unknown("trust", given, ["run"])
+    folders += [str(given["run"])] if given.get("run") else []
+    if len(folders) != 1:
+        raise InputError("trust takes one folder, as in ssl-kd trust runs/a, or ssl-kd trust configs")
+    folder = expand(folders[0])
+    run = (folder / "config.yaml").is_file() and not any((folder / group).is_dir() for group in _GROUPED)
+    if run:
+        foreign = [each for each in named(OmegaConf.to_container(read_config(folder))) if is_foreign(each)]
+        hashes: dict[str, str] = {}
+    elif any((folder / group).is_dir() for group in _GROUPED):
+        foreign, hashes = list(_of_configs(folder)), config_hashes(folder)
+    else:
+        raise InputError(
+            f"{folder} is neither a run folder nor a folder of configs (configs/method/NAME.yaml)"
+        )
+    if not foreign:
+        print(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")
+        return 0
+    found = {each.name: standing(each) for each in foreign}
+    print(f"{folder} will run, when it is read:")
+    for line in _lines(foreign, found):
+        print(f"  {line}")
+    print(f"on record in {record.write(folder, entry_of(foreign, found, hashes))}")
+    return 0
+
+
+def _of_configs(folder: Path) -> Iterator[Named]:
+    """What the files of a folder of configs name; where they stand is said by the file's group."""
+    for file in sorted(folder.rglob("*.y*ml")):
+        try:
+            content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        except Exception as error:  # every YAML error, whatever its class
+            raise InputError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
+        group = file.relative_to(folder).parts[0]
+        for each in named(content, "" if group in ("method", "pretext") else group):
+            if is_foreign(each):
+                yield each._replace(path=f"{file.relative_to(folder)}: {each.path}")
+
+
+def _lines(foreign: Sequence[Named], found: dict[str, Found | None]) -> Iterator[str]:
+    """What is named where, with its options and the line that defines it; then the files beside it."""
+    beside: dict[str, None] = {}
+    for each in foreign:
+        there = found[each.name]
+        given = ", ".join(f"{key}={value}" for key, value in each.node.items() if key != "_target_")
+        place = there.where if there else "installed with its library"
+        yield f"{each.path}: {each.name}({given}), {place}"
+        beside |= dict.fromkeys(
+            file for file in (there.hashes if there else ()) if not place.startswith(file)
+        )
+    yield from (f"with {file}" for file in beside)

@@ -1,0 +1,108 @@
+"""What the user has trusted: `$XDG_STATE_HOME/ssl_kd/trusted.json`, outside every run folder.
+
+{"version": 1, "places": {FOLDER: {"nodes": [HASH, ...], "names": {ADDRESS: {"root": FOLDER or null,
+"files": {FILE: HASH}}}, "files": {FILE: HASH}}}}: of a run folder, or a folder of configs, what it may name,
+with which options (nodes), and the files of which that is made. root: null for what is installed.
+"""
+
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ssl_kd.errors import InputError
+
+VERSION = 1
+MOST_BYTES = 1 << 26
+
+
+def state_file() -> Path:
+    """Where it is; an empty or relative variable counts for nothing. Raises InputError without a home."""
+    said = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        home = Path(said) if os.path.isabs(said) else Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise InputError("there is no home folder; XDG_STATE_HOME=FOLDER says where states lie") from error
+    return home / "ssl_kd" / "trusted.json"
+
+
+def places() -> dict[str, Any]:
+    """All that is on record; {} where nothing is. Raises InputError for a file that is not as it was left."""
+    path = state_file()
+    try:
+        with open(path, encoding="utf-8") as file:
+            found: os.stat_result = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+                raise ValueError("it is no record of ours")
+            if found.st_mode & 0o022 or (hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), 0)):
+                raise ValueError("others may write it")
+            said = json.load(file)
+        if (
+            not isinstance(said, dict)
+            or said.get("version") != VERSION
+            or not isinstance(said["places"], dict)
+        ):
+            raise ValueError("it is no record of this version")
+        return said["places"]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); it says what you trust") from error
+    except (ValueError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path} says what you trust, and cannot be used ({error}); take it away, and say ssl-kd trust "
+            "again of what you need"
+        ) from error
+
+
+def of(place: str | Path) -> dict[str, Any]:
+    """What is on record of the place, or of the nearest folder around it: an export lies in its run."""
+    known, path = places(), Path(place).resolve()
+    found = next((known[str(each)] for each in (path, *path.parents) if str(each) in known), {})
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(key, {}), dict) for key in ("names", "files")
+    ):
+        return {}
+    return found
+
+
+def write(place: str | Path, entry: Mapping[str, Any]) -> Path:
+    """Puts an entry on record in place of an earlier one; returns the file. Raises InputError, OSError."""
+    path = state_file()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(path.with_name("lock")):
+        text = json.dumps(
+            {"version": VERSION, "places": places() | {str(Path(place).resolve()): entry}}, indent=1
+        )
+        partial = path.with_name(f"trusted-{uuid.uuid4().hex}.part")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time; where files cannot be locked, the last one counts."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield
+    finally:
+        os.close(descriptor)
