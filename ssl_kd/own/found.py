@@ -40,8 +40,8 @@ def find(address: str, root: Path) -> Found | None:
         module = files.find(address, root)
         return Found(address, module, module.hashes, _where(module, address)) if module else None
     if spec.origin is None and spec.submodule_search_locations:  # a folder without __init__.py
-        above = [Path(place).resolve().parent for place in spec.submodule_search_locations]
-        module = next(filter(None, (files.find(address, place) for place in above)), None)
+        around = [Path(place).resolve().parent for place in spec.submodule_search_locations]
+        module = next(filter(None, (files.find(address, place) for place in around)), None)
         return Found(address, None, module.hashes, _where(module, address)) if module else None
     if spec.origin in (None, "built-in", "frozen"):
         return Found(address, None, {}, "installed")

@@ -35,10 +35,10 @@ def places() -> dict[str, Any]:
     path = state_file()
     try:
         with open(path, encoding="utf-8") as file:
-            found: os.stat_result = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+            there = os.fstat(file.fileno())
+            if not stat.S_ISREG(there.st_mode) or there.st_size > MOST_BYTES:
                 raise ValueError("it is no record of ours")
-            if found.st_mode & 0o022 or (hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), 0)):
+            if there.st_mode & 0o022 or (hasattr(os, "geteuid") and there.st_uid not in (os.geteuid(), 0)):
                 raise ValueError("others may write it")
             said = json.load(file)
         if (
@@ -62,7 +62,7 @@ def places() -> dict[str, Any]:
 def of(place: str | Path) -> dict[str, Any]:
     """What is on record of the place, or of the nearest folder around it: an export lies in its run."""
     known, path = places(), Path(place).resolve()
-    found = next((known[str(each)] for each in (path, *path.parents) if str(each) in known), {})
+    found: Any = next((known[str(each)] for each in (path, *path.parents) if str(each) in known), {})
     if not isinstance(found, dict) or not all(
         isinstance(found.get(key, {}), dict) for key in ("names", "files")
     ):
