@@ -11,6 +11,7 @@ from ssl_kd.compare.compute import training_macs
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
 from ssl_kd.groups import choices
+from ssl_kd.own import loading
 from ssl_kd.trust import check_names, put_on_record
 
 RUN = "runs/a"
@@ -20,6 +21,7 @@ RUN = "runs/a"
 def _alone(own_folder, monkeypatch, tmp_path_factory):
     monkeypatch.delenv("SSL_KD_TRUST", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setattr(loading, "_ADDRESSES", {})  # what other tests have granted
     Path(RUN).mkdir(parents=True)
 
 

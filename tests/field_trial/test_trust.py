@@ -52,6 +52,11 @@ SHADOWS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _nothing_granted(monkeypatch):
+    monkeypatch.setattr(loading, "_ADDRESSES", {})  # by other tests
+
+
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     """A folder in which somebody trained with a network of their own: mine.py, helpers.py and runs/a."""
