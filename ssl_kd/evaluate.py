@@ -121,8 +121,7 @@ class Evaluator:
         """
         peers: dict[str, dict[str, Any]] = {}
         learn: list[tuple[Features, Linear | None]] = []
-        own = self.data.scored.train.classes == self.data.train.classes  # else they mean other things
-        heads = classifiers(self.config) if "top1" in probes and own else {}
+        heads = classifiers(self.config) if "top1" in probes and self._places is not None else {}
         for name, peer in cohort.peers.items():
             if not isinstance(peer, Encoder) or name in leave_out:
                 continue
@@ -217,11 +216,25 @@ class Evaluator:
             scores["linear"] = ensemble(fitted, [each.test for each in features], features[0].test_labels)
         return scores
 
+    @cached_property
+    def _places(self) -> Tensor | None:
+        """Where the classes of what is scored are among those that were trained on, by name, (K,).
+
+        None where they are not the same ones: a classifier of the others says nothing of these.
+        """
+        trained, scored = self.data.train.classes, self.data.scored.train.classes
+        if sorted(trained) != sorted(scored):
+            return None
+        place = {name: i for i, name in enumerate(trained)}
+        return torch.tensor([place[name] for name in scored], dtype=torch.int64)
+
     def _top1(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
         batches = in_order(self.data.scored.test, self.config.probe.batch_size)  # type: ignore[arg-type]
         logits, labels = embed(network, batches, self.plain, self.device)
         known = labels >= 0
-        right, labels = (logits.argmax(1) == labels)[known].double(), labels[known]
+        assert self._places is not None  # `cohort` has asked
+        logits, labels = logits[known], self._places[labels[known]]
+        right = (logits.argmax(1) == labels).double()
         found = {"top1": float(right.mean())}
         for group, classes in class_groups(
             self.data.train, self.config.probe.get("groups") or (20, 100)

@@ -61,14 +61,22 @@ def check_classes(name: str, weights: Any, classes: Sequence[str]) -> None:
     if not (folder / "data.json").is_file():
         return
     theirs = (read_json(folder / "data.json").get("train") or {}).get("classes") or []
-    if theirs and list(map(str, theirs)) != list(classes):
-        there, here = (
-            ", ".join(map(str, [*some[:3], "..."][: len(some) + 1])) for some in (theirs, list(classes))
-        )
+    known = list(map(str, theirs))
+    if known and known != list(classes):
+        # from the first that differs: what is alike tells nothing
+        at = next((i for i, pair in enumerate(zip(known, classes, strict=False)) if pair[0] != pair[1]), 0)
+        there, here = (_around(some, at) for some in (known, list(classes)))
+        order = ", in another order" if sorted(known) == sorted(classes) else ""
         raise InputError(
-            f"peers.{name}.weights: {folder} knows {len(theirs)} classes ({there}), and the data has "
-            f"{len(classes)} ({here}): a student of its logits needs the same"
+            f"peers.{name}.weights: {folder} knows {len(known)} classes ({there}), and the data has "
+            f"{len(classes)} ({here}){order}: a student of its logits needs the same"
         )
+
+
+def _around(names: Sequence[str], at: int) -> str:
+    """Three of the names from position `at` on, and dots for what is left out."""
+    shown = [*(["..."] if at else []), *names[at : at + 3], *(["..."] if len(names) > at + 3 else [])]
+    return ", ".join(shown)
 
 
 def unknown(run: str) -> None:

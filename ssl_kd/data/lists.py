@@ -33,7 +33,8 @@ def read_list(root: Path, file: str | Path) -> tuple[list[str], list[int | str]]
     """Names of images and what is said of each: `file` has on each line a path below `root` and a label.
 
     A .csv or .tsv has a column of paths and one of labels. A label is a number, or a name without spaces.
-    An image may be listed several times. Raises InputError for a line that is otherwise, and names the first image that is not there.
+    An image may be listed several times. Raises InputError for a line that is otherwise, and names the first
+    image that is not there.
     """
     place = expand(file)
     if not place.is_file():
