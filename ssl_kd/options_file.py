@@ -6,9 +6,9 @@
     probe:                       probe.every=10
       every: 10
 
-So `peers` given as a mapping is the whole cast, and a mapping with a `_target_` describes one thing; any
-other mapping is its entries. Paths are seen from the folder in which the command runs; `~` is the home, and
-`$NAME` stays as it is.
+So `peers` given as a mapping is the whole cast, `data.splits` is one value, and a mapping with a `_target_`
+describes one thing; any other mapping is its entries. Paths are seen from the folder in which the command runs;
+`~` is the home, and `$NAME` stays as it is.
 """
 
 from collections.abc import Iterator
@@ -65,6 +65,7 @@ def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         and value
         and "_target_" not in value
         and key.split(".")[0] != "peers"
+        and key.split(".")[-1] != "splits"  # of folders: the mapping is the value
         and all(isinstance(name, str) and all(map(NAME.fullmatch, name.split("."))) for name in value)
     )
     if not groups:

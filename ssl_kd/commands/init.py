@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError, safe_load
+
 from ssl_kd.commands.catalogue import refuse_unknown
 from ssl_kd.commands.looking import Seen, look
 from ssl_kd.disk import write_whole
@@ -21,6 +23,7 @@ PEERS = {"cpu": ["resnet20"] * 2, "cuda": ["resnet18"] * 2, "mps": ["resnet18"] 
 FEWEST = 4  # images that can be told apart
 FEW, MANY = 200, 100_000  # images; below, and above on a CPU, there is advice
 HELD_OUT = 0.2
+OF_FOLDERS = ("splits", "skip_broken")  # options of data=folder that a look at it may need
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class Line:
 
 
 def main(words: Sequence[str]) -> int:
-    """`ssl-kd init [FOLDER] [to=my.yaml] [overwrite=true]`; returns the exit code."""
-    places = [word for word in words if not re.match(r"[a-z]\w*=", word)]
+    """`ssl-kd init [FOLDER] [to=my.yaml] [overwrite=true] [data.splits=...]`; returns the exit code."""
+    places = [word for word in words if not re.match(r"[a-z][\w.]*=", word)]
     given = {key: value for key, _, value in (word.partition("=") for word in words if word not in places)}
-    refuse_unknown("init", given, ("to", "overwrite"))
+    refuse_unknown("init", given, ("to", "overwrite", *(f"data.{key}" for key in OF_FOLDERS)))
     if len(places) > 1:
         raise InputError(f"init looks at one folder, not at {len(places)}; quote a pattern of tar files")
     if given.get("overwrite", "false") not in ("true", "false"):
@@ -44,7 +47,8 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"to={to} names no YAML file; say to={to.name}.yaml")
     if to.exists() and given.get("overwrite") != "true":
         raise InputError(f"{to} is there already; overwrite=true replaces it, to= names another")
-    seen = look(places[0] if places else None)
+    options = {key: _read(key, given[f"data.{key}"]) for key in OF_FOLDERS if f"data.{key}" in given}
+    seen = look(places[0] if places else None, options)
     from ssl_kd.machine import pick_device
 
     device = pick_device("auto")
@@ -53,7 +57,8 @@ def main(words: Sequence[str]) -> int:
         write_whole(to, _text(to, seen, device, lines))
     except OSError as error:
         raise InputError(f"{to} cannot be written ({error.strerror}); name another by to=") from error
-    print(f"{described(seen)}\n{to} is written; look it over, then:\n")
+    print("\n".join([described(seen), *seen.notes]))
+    print(f"{to} is written; look it over, then:\n")
     said = f"{FILE}={to}"
     for command, what in (
         (f"ssl-kd train {said} dry_run=true", "is all as it should be? one step, nothing written"),
@@ -106,7 +111,7 @@ def starter(seen: Seen, device: str) -> list[Line]:
         lines.append(
             Line("data.size", edge, f"pixels of a square; your shorter sides have {seen.edge} in the median")
         )
-    if seen.broken:
+    if seen.broken and "skip_broken" not in seen.options:
         lines.append(Line("data.skip_broken", True, "leaves out what cannot be decoded, and counts it"))
     if limited:
         why = f"a first try on {on}; without this line all {seen.train:,}"
@@ -157,8 +162,18 @@ def starter(seen: Seen, device: str) -> list[Line]:
 _WHY = {
     "root": "where the images are",
     "path": "where the images are",
+    "splits": "which folders are the splits",
+    "skip_broken": "leaves out what cannot be read, and counts it",
     "labels": "images lie both in sub-folders and beside them, so folders are no classes",
 }
+
+
+def _read(key: str, text: str) -> Any:
+    """The value of an option of folders, as YAML says it. Raises InputError."""
+    try:
+        return safe_load(text)
+    except YAMLError as error:
+        raise InputError(f'data.{key} is "{text}", which cannot be read; put it in quotes') from error
 
 
 def _edge(seen: Seen, device: str) -> int:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Seen:
     """options: of data=kind, beside its size. edge: the median of the shorter sides, None where nobody knows.
 
     classes: name -> training images, empty without labels. looked, broken, grey: of the opened images.
+    notes: how the files were understood.
     """
 
     kind: str
@@ -38,16 +40,18 @@ class Seen:
     looked: int = 0
     broken: tuple[str, ...] = ()
     grey: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
         return bool(self.classes)
 
 
-def look(place: str | None) -> Seen:
+def look(place: str | None, said: Mapping[str, Any] | None = None) -> Seen:
     """A folder of images or tar files, a pattern of tar files, an .npz, a data set of Hugging Face.
 
-    place: also the name of a data set of ours; None is the digits. Raises InputError.
+    place: also the name of a data set of ours; None is the digits. said: options of data=folder that the user
+    gives. Raises InputError.
     """
     path = expand(place or "")
     if place is None or (place in BUILT_IN and not path.exists()):
@@ -79,14 +83,14 @@ def look(place: str | None) -> Seen:
         from ssl_kd.data import hub
 
         return _seen("hub", {"path": whole}, path.name, hub(whole, 32))
-    options: dict[str, Any] = {"root": whole}
+    options: dict[str, Any] = {"root": whole, **(said or {})}
     try:
-        data = folder(path, 32)
+        data = folder(path, 32, **(said or {}))
     except InputError as error:
         if "beside its sub-folders" not in str(error):
             raise
         options["labels"] = "none"  # no layout of classes: the folders mean something else
-        data = folder(path, 32, labels="none")
+        data = folder(path, 32, labels="none", **(said or {}))
     return _seen("folder", options, path.resolve().name, data)
 
 
@@ -135,6 +139,7 @@ def _seen(kind: str, options: dict[str, Any], name: str, data: Data) -> Seen:
         len(at),
         tuple(broken),
         bool(grey) and all(grey),
+        data.notes,
     )
 
 

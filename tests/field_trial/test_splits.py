@@ -11,7 +11,7 @@ from ssl_kd.data.splits import role
 from ssl_kd.errors import InputError
 
 from .case import Case, check
-from .folders import images, train
+from .folders import SMALL, images, train
 
 NAMES = {
     "train": "train Train TRAIN training trainset train_set train-images images_train "
@@ -278,3 +278,25 @@ def test_an_empty_test_folder_is_no_data_without_a_test():
     with pytest.raises(InputError, match=r"no image in x/test; .*data.splits=\{train: train\} leaves it out"):
         folder("x", 8)
     assert folder("x", 8, splits={"train": "train"}).test is None
+
+
+def test_a_starter_config_says_what_was_seen_and_keeps_the_mapping(capsys):
+    images(below("trainA", "testA", classes={"cat": 20, "dog": 20}))
+    assert main(["init", "x"]) == 2
+    assert "data.splits={train: trainA, test: testA}" in capsys.readouterr().err
+    assert main(["init", "x", "data.splits={train: trainA, test: testA}"]) == 0
+    assert "data: x/trainA -> train (40 images, 2 classes), x/testA -> test" in capsys.readouterr().out
+    assert 'data.splits: {"train": "trainA", "test": "testA"}' in Path("my.yaml").read_text()
+    assert main(["train", "config=my.yaml", *SMALL, "dry_run=true"]) == 0, capsys.readouterr()
+    assert main(["init", "x", "data.splits={", "to=b.yaml"]) == 2
+    assert main(["init", "x", "data.split=none", "to=b.yaml"]) == 2
+
+
+def test_a_mapping_in_a_recipe_file_and_of_the_scored_data():
+    images(below("a", "b"))
+    images(below("Train", "Test"), "y")
+    Path("my.yaml").write_text(
+        "data: folder\ndata.root: x\ndata.splits: {train: a, test: b}\nprobe.data: y\n"
+    )
+    assert main(["train", "config=my.yaml", *SMALL, "run=r"]) == 0
+    assert main(["knn", "run=r"]) == 0
