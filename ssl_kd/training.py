@@ -221,12 +221,7 @@ def _dry_run(parts: Parts) -> int:
 def _run(parts: Parts, stop: Stop) -> int:
     run, before = _open(parts)
     if summary := run.finished(parts.config.steps):
-        if run.writes:
-            run.tidy()
-        if run.writes and before.get("state", "done") != "done":  # a kill after the last file
-            with _status(parts, run):
-                pass
-        _leave_alone(parts, run, summary)
+        _leave_alone(parts, run, before, summary)
         return 0
     if run.writes:
         run.make()
@@ -247,10 +242,15 @@ def _status(parts: Parts, run: Run) -> AbstractContextManager[Status | None]:
     return Status(run.folder, parts.config.steps, lambda text: say(parts, text))
 
 
-def _leave_alone(parts: Parts, run: Run, summary: dict[str, Any]) -> None:
-    """Tells what a finished run has scored, and changes nothing of it."""
+def _leave_alone(parts: Parts, run: Run, before: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Tells what a finished run has scored, and changes nothing of it but what a kill left half done."""
     say(parts, f"run {parts.config.run}: finished before")
-    parts.accelerator.wait_for_everyone()
+    parts.accelerator.wait_for_everyone()  # all have seen that it is finished
+    if run.writes:
+        run.tidy()
+    if run.writes and before.get("state", "done") != "done":  # a kill after the last file
+        with _status(parts, run):
+            pass
     if parts.accelerator.is_main_process:
         evaluator = Evaluator(parts.config, parts.data, parts.accelerator.device)
         _report(parts, summary, evaluator.missing)

@@ -23,6 +23,7 @@ from ssl_kd.own.files import Module
 from ssl_kd.own.found import Found, find, node_hash
 from ssl_kd.own.harmless import DATA_SETS, may_be_named, reading_option
 from ssl_kd.own.nodes import Named, named, of_library, within
+from ssl_kd.system.paths import expand
 
 VARIABLE = "SSL_KD_TRUST"
 
@@ -193,7 +194,7 @@ def _by_variable(each: Named, folder: Path) -> Found | None:
     said = os.environ.get(VARIABLE, "")
     parts = [part.strip() for part in said.replace(os.pathsep, ",").split(",")]
     for part in filter(None, parts):
-        path = Path(part).expanduser()
+        path = expand(part)
         if not path.exists():
             raise InputError(
                 f'{VARIABLE} names paths, of a file or a folder, and there is no "{part}" here; a module is '

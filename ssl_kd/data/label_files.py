@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ssl_kd.data.files import first_line, load_tensors
-from ssl_kd.data.label_tables import SUFFIXES, labels_of, read_table
+from ssl_kd.data.label_tables import IMAGES, SUFFIXES, Table, labels_of, read_table
 from ssl_kd.data.labels import positions_of
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
@@ -45,8 +45,8 @@ def read(
         raise InputError(f"labels.file: there is no file {path}")
     key = None if key is None else str(key)
     try:
-        if path.suffix.lower() in SUFFIXES:
-            table = read_table(path, key)
+        table = read_table(path, key) if path.suffix.lower() in SUFFIXES else _named(path, key)
+        if table is not None:
             return labels_of(table, key, count, images() if table.width > 1 else None, classes, numbers)
         found = readers[path.suffix.lower()](path, key)
     except InputError:
@@ -71,6 +71,26 @@ def _numpy(path: Path, key: str | None) -> np.ndarray:
             return _only(found, path, key)
         with found:
             return _called(found, path, key)
+
+
+def _named(path: Path, key: str | None) -> Table | None:
+    """The arrays of an .npz as the columns of a table, where one of them has the names of images."""
+    if path.suffix.lower() != ".npz":
+        return None
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        names = [name for name in found.files if name.lower() in IMAGES and found[name].dtype.kind in "US"]
+        if not names:
+            return None
+        others = [name for name in found.files if name not in names] if key is None else [key]
+        if len(others) != 1 or others[0] not in found.files:
+            return None  # which is refused as without names
+        columns = [found[name].reshape(-1) for name in (names[0], others[0])]
+    lengths = [len(column) for column in columns]
+    if lengths[0] != lengths[1]:
+        raise InputError(f"{path} has {lengths[0]:,} of {names[0]} and {lengths[1]:,} of {others[0]}")
+    texts = [np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column for column in columns]
+    rows = zip(*(map(str, column.tolist()) for column in texts), strict=True)
+    return Table(path, (names[0], others[0]), [(i, list(row)) for i, row in enumerate(rows, 1)])
 
 
 class _Kind:

@@ -62,6 +62,11 @@ FORMS = {
     ),
     "lines of other images": lambda: table(["path", "label"], [["test/900.png", "0"], *shuffled()]),
     "parquet": lambda: parquet(),
+    "arrays beside each other": lambda: np.savez(
+        "l.npz",
+        filename=np.array([NAMES[i] for i in ORDER]),
+        label=np.array([WANTED[i] for i in ORDER]),
+    ),
 }
 
 
