@@ -7,8 +7,8 @@
       every: 10
 
 So `peers` given as a mapping is the whole cast, `data.splits` is one value, and a mapping with a `_target_`
-describes one thing; any other mapping is its entries. Paths are seen from the folder in which the command runs;
-`~` is the home, and `$NAME` stays as it is.
+describes one thing; any other mapping is its entries. Paths are seen from the folder in which the command
+runs; `~` is the home, and `$NAME` stays as it is.
 """
 
 from collections.abc import Iterator

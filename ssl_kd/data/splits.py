@@ -231,7 +231,8 @@ def _unclear(where: Path, says: str, above: tuple[str, ...], names: Sequence[str
     if not any(likely.values()):  # folds
         likely = {TRAIN: list(names[:-1]), TEST: list(names[-1:])}
     guess = {part: _joined(above, found) for part, found in likely.items()}
-    train = _yaml(guess[TRAIN]) if guess[TRAIN] else "FOLDER"
+    beside = any(name not in likely[TEST] for name in names) and "*" not in above
+    train = _yaml(guess[TRAIN]) if guess[TRAIN] else ("/".join(above) or ".") if beside else "FOLDER"
     test = f", test: {_yaml(guess[TEST])}" if guess[TEST] else ""
     return InputError(
         f'{printable(str(where))}: {says}; say which is which, as "data.splits={{train: {train}{test}}}", or '

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from yaml import safe_load
 
 from ssl_kd.cli import main
-from ssl_kd.data import folder
+from ssl_kd.data import folder, hub
 from ssl_kd.data.splits import role
 from ssl_kd.errors import InputError
 
@@ -183,7 +184,7 @@ CASES = [
             "test beside classes",
             TWO | {"test": 2},
             [],
-            "test looks like a split without a train split.*splits=none",
+            r"without a train split; .*\{train: \., test: test\}.*splits=none",
         ),
         ("no train", below("val", "test"), [], "test and val look like splits without a train split"),
         (
@@ -300,3 +301,32 @@ def test_a_mapping_in_a_recipe_file_and_of_the_scored_data():
     )
     assert main(["train", "config=my.yaml", *SMALL, "run=r"]) == 0
     assert main(["knn", "run=r"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("Training dev", ("Training", "dev")),
+        ("train validation test", ("train", "test")),
+        ("TRAIN eval TEST-2024", ("TRAIN", "TEST-2024")),
+        ("train dev eval", r"has the splits dev, eval, all of them validation; choose by data.test=dev"),
+        ("train_a train_2", ("train_2", None)),
+        (
+            "train-1 train-2",
+            r"has the splits train-1, train-2, all of them train; choose by data.train=train-1",
+        ),
+    ],
+)
+def test_splits_of_hugging_face_are_known_by_the_same_table(names, says):
+    datasets = pytest.importorskip("datasets")
+    picture = {"image": [Image.new("L", (8, 8), 9)] * 2, "label": [0, 1]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    parts = {name: datasets.Dataset.from_dict(picture, features=features) for name in names.split()}
+    datasets.DatasetDict(parts).save_to_disk("h")
+    if isinstance(says, str):
+        with pytest.raises(InputError, match=says):
+            hub("h", 8)
+        return
+    data = hub("h", 8)
+    assert data.train.stored.where == f"h, {says[0]}"
+    assert (None if data.test is None else data.test.stored.where) == (says[1] and f"h, {says[1]}")
