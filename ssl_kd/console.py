@@ -47,10 +47,10 @@ class Meter:
             self.task = self.bar.add_task("", total=steps, completed=start)
             self.bar.start()
 
-    def due(self, step: int) -> bool:
-        """Whether a plain line is to be printed at this step."""
+    def plain(self, step: int) -> bool:
+        """Whether this step has a plain line, where lines are printed; the same on every process."""
         share = max(1, math.ceil((self.steps - self.start) / PLAIN_LINES))
-        return self.shown and self.bar is None and ((step - self.start) % share == 0 or step == self.steps)
+        return (step - self.start) % share == 0 or step == self.steps
 
     def tick(self, step: int) -> None:
         """Moves the bar."""
@@ -70,7 +70,7 @@ class Meter:
         text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step)
-        elif self.due(step):
+        elif self.shown and self.plain(step):
             done = max(1, step - self.start)
             left = (time.monotonic() - self.began) / done * (self.steps - step)
             self.out.print(f"step {step}/{self.steps}  {text}  {left:.0f} s left", soft_wrap=True)

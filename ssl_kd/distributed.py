@@ -69,6 +69,15 @@ def all_sum(local: Tensor) -> Tensor:
     return local if world() == 1 else _Sum.apply(local)
 
 
+def averaged(local: Tensor) -> Tensor:
+    """The mean over processes, without gradient, for all of them to call."""
+    if world() == 1:
+        return local
+    total = local.detach().contiguous().clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
 class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the rows of all processes, on any device (torch's SyncBatchNorm refuses the CPU).
 

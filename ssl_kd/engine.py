@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssl_kd.cohort import Batch, Cohort, Outputs
+from ssl_kd.distributed import averaged, world
 from ssl_kd.errors import InputError
 from ssl_kd.finite import NonFinite as NonFinite
 from ssl_kd.finite import check_finite, lengths
@@ -39,6 +40,19 @@ class Result:
     terms: dict[str, tuple[Tensor, float]]
     outputs: list[dict[str, Outputs]]
     gradients: tuple[list[Tensor], Tensor] | None = None
+
+    def averaged(self) -> "Result":
+        """With the loss and the raw terms of all processes, which is to be called on each of them.
+
+        What `step` gives is of this process's rows. The mean is what is learned from, since gradients are
+        averaged too; all else stays.
+        """
+        if world() == 1:
+            return self
+        raw = averaged(torch.stack([self.loss, *(raw.to(self.loss) for raw, _ in self.terms.values())]))
+        weights = [weight for _, weight in self.terms.values()]
+        terms = dict(zip(self.terms, zip(raw[1:], weights, strict=True), strict=True))
+        return replace(self, loss=raw[0], terms=terms)
 
 
 def step(

@@ -16,6 +16,7 @@ from ssl_kd.cohort import Cohort
 from ssl_kd.errors import InputError
 from ssl_kd.launch import cores, said_threads
 
+NARROW = 8  # channels: what is narrower is slower, or worse, in channels last
 MOST_TOKENS = 512  # of attention that is faster in float32 than in bfloat16, on a CPU
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -107,10 +108,38 @@ class _StridedConvolution(_FullConvolution):
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lays out what has four axes, in place. `Module.to` refuses a module that also has five, as of timm."""
+    """Lays out what has four axes, in place. `Module.to` refuses a module that also has five, as of timm.
+
+    Narrow convolutions stay contiguous, and their inputs are made so: of a strided 1 x 1 one with fewer
+    than 8 input channels in channels last, oneDNN's AVX2 kernels write past the gradient's memory, which ends
+    the process (torch 2.14 and 2.15, `ONEDNN_MAX_CPU_ISA=AVX2` on other processors).
+    """
+    kept = set()
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and _narrow(part):
+            kept.add(part.weight)
+            part.register_forward_pre_hook(_contiguous_input)
     for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:
+        if tensor.dim() == 4 and tensor not in kept:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+
+def _narrow(part: nn.Conv2d) -> bool:
+    strided = part.kernel_size == (1, 1) and max(part.stride) > 1
+    return part.in_channels < NARROW and (part.out_channels < NARROW or strided)
+
+
+def _contiguous_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """On a CPU, with the strides of that layout, also where one channel makes both layouts the same."""
+    image = args[0]
+    if image.device.type != "cpu":
+        return args
+    return (image.clone(memory_format=torch.contiguous_format), *args[1:]) if not _plain(image) else args
+
+
+def _plain(image: Tensor) -> bool:
+    *_, channels, height, width = image.shape
+    return image.stride()[-3:] == (height * width, width, 1)
 
 
 def full_convolutions(module: nn.Module) -> None:

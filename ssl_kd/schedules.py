@@ -30,7 +30,7 @@ class Cosine:
     """Linear warm-up to `peak`, then half a cosine down to `final` at step `steps`.
 
     warmup: share of the training, 0 to 1. steps: optimiser steps of the whole training.
-    from_zero: of the W steps of the warm-up, step k (from 0) has peak * k / W, and the first moves nothing, as
+    from_zero: of the W steps of the warm-up, step k (from 0) has peak * k / W; the first moves nothing, as
         in the code of SimCLR (Chen et al. 2020). Else it has peak * (k + 1) / W, and none is without effect.
     Source: Loshchilov & Hutter 2017 (SGDR), without restarts.
     """

@@ -35,6 +35,7 @@ from ssl_kd.data.identity import changed, identity
 from ssl_kd.data.parts import join
 from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
+from ssl_kd.enough import check_batch_norm, check_rows, small
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, classifiers
 from ssl_kd.identity import run_name
@@ -171,6 +172,7 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
         if is_frozen(config.peers[name]) and is_run(config.peers[name].get("weights")):
             check_classes(name, config.peers[name].weights, data.train.classes)
     own = build_cohort(config, data.train.shape, terms, sources=fresh)
+    check_rows(config, terms, own, accelerator.num_processes)
     if accelerator.num_processes > 1:
         global_batch_norm(own)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
@@ -179,6 +181,9 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
             full_attention(own)
     if config.compile:
         compile_networks(own)
+    if small(config, accelerator.num_processes):
+        own.to(accelerator.device)
+        check_batch_norm(config, own, next(batches(0)), accelerator.autocast())
     own_optimizers, rates = build_optimizers(config, own)
     cache = build_cache(config, own, batches.recipe, len(data.train), accelerator.autocast)
     with warnings.catch_warnings():  # torch 2.15 renames the option that accelerate passes on
@@ -214,7 +219,7 @@ def _dry_run(parts: Parts) -> int:
         clip=parts.config.clip,
         join=parts.join,
     )
-    say(parts, dry_table(parts.config, parts.own, result, time.monotonic() - began))
+    say(parts, dry_table(parts.config, parts.own, result.averaged(), time.monotonic() - began))
     return 0
 
 

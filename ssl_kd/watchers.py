@@ -43,9 +43,10 @@ class Logger:
         if self._since is None:  # the first step pays for warming up
             self._since = (step, time.monotonic())
         due = step % self.every == 0 or step in (1, self.meter.steps)
-        if not due and not self.meter.due(step):
+        if not due and not self.meter.plain(step):
             self.meter.tick(step)
             return
+        result = result.averaged()  # on all processes: at which steps depends on nothing but the step
         terms = {name: float(raw) for name, (raw, _) in result.terms.items()}
         speed = self._speed(step)
         self.meter.report(step, terms, speed)

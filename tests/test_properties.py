@@ -30,7 +30,7 @@ from tests.conftest import unit
 thirty = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 SEEDS = st.integers(0, 2**32)
-VIEWS, IMAGES, WIDTHS = st.integers(2, 4), st.integers(1, 6), st.integers(1, 8)
+VIEWS, IMAGES, WIDTHS = st.integers(2, 4), st.integers(2, 6), st.integers(1, 8)
 TEMPERATURES = st.sampled_from([0.05, 0.1, 0.5, 1.0, 4.0])
 INFINITE = float("inf")
 

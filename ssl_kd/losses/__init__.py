@@ -11,6 +11,7 @@ from ssl_kd.losses.features import (
     feature_distance,
     shifted,
 )
+from ssl_kd.losses.needs import needs_rows
 from ssl_kd.losses.redundancy import barlow_twins, vicreg
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "info_nce",
     "kl",
     "mse",
+    "needs_rows",
     "negative_cosine",
     "not_true_kl",
     "nt_xent",

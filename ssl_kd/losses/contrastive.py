@@ -5,9 +5,17 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import check_temperature, check_views, mean_of_labelled, products, unit
+from ssl_kd.losses.needs import needs_rows
+from ssl_kd.losses.rows import (
+    check_temperature,
+    check_views,
+    mean_of_labelled,
+    products,
+    unit,
+)
 
 
+@needs_rows(2)
 def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale: float = 1.0) -> Tensor:
     """Normalised-temperature cross-entropy: each row picks its other views out of all rows of the batch.
 
@@ -26,12 +34,12 @@ def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale:
     return scale * (logits.logsumexp(1) - positives.mean(1)).mean()
 
 
+@needs_rows(2)
 def dcl(views: Tensor, temperature: float = 0.1, gather: bool = True) -> Tensor:
     """Decoupled contrastive loss: NT-Xent whose denominator leaves out the row's own image altogether.
 
     views: (V, B, D), V >= 2, any scale. A row's loss is -cos(its partner) / temperature + log of the sum over
-        the rows of other images of exp(cos / temperature); with V > 2 the mean over its V - 1 partners. One
-        image has nothing to be told from and gives 0.
+        the rows of other images of exp(cos / temperature); with V > 2 the mean over its V - 1 partners.
     gather: over several processes, this one's rows against the rows of all.
     Source: Yeh et al. 2022 (DCL), eq. 6 without weights, mean over all V * B rows.
     """
@@ -39,21 +47,21 @@ def dcl(views: Tensor, temperature: float = 0.1, gather: bool = True) -> Tensor:
     check_temperature("DCL", temperature)
     logits, partners, itself = _against_all(views, temperature, gather)
     count = len(views)
-    if logits.shape[1] == count:
-        return 0.0 * logits.sum()
     others = (itself + torch.arange(1, count, device=views.device)) % count  # (V * B, V - 1)
     positives = logits.gather(1, partners.gather(1, others))
     return (logits.scatter(1, partners, float("-inf")).logsumexp(1) - positives.mean(1)).mean()
 
 
+@needs_rows(2)
 def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1, gather: bool = True) -> Tensor:
     """Supervised contrast: each row picks every other row of its class out of all rows of the batch.
 
     views: (V, B, D), any scale; labels: (B,). A row's loss is the mean over the others of its class, its own
         other views among them, of log( sum over all others of exp(cos / temperature) ) - cos / temperature.
         An image without a label, -1, is a class of its own: with no label at all this is NT-Xent. The mean
-        is over the rows that have somebody to pick, those of all processes; 0 where nobody has.
+        is over the rows that have somebody to pick, those of all processes.
     gather: over several processes, this one's rows against the rows of all.
+    Raises InputError where nobody has anybody to pick, as may be with one view.
     Source: Khosla et al. 2020 (SupCon), L_out, eq. 2; the authors' code has a factor temperature / 0.07 more.
     """
     if views.dim() != 3:
@@ -70,6 +78,11 @@ def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1, gather: boo
     number = alike.sum(1)
     chosen = logits.where(alike, 0.0).sum(1) / number.clamp(min=1)
     known = number > 0
+    if count == 1 and not distributed.all_sum(known.sum()):  # of two views, each row has one to pick
+        raise InputError(
+            "SupCon has nothing to learn from: it got one view of each image, and no two of these of one "
+            "class; take two views, or a larger batch"
+        )
     return mean_of_labelled((total - chosen).where(known, 0.0).sum(), known)
 
 
@@ -102,6 +115,8 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float =
     """
     check_views("InfoNCE", query, key)
     check_temperature("InfoNCE", temperature)
+    if not len(negatives):
+        raise InputError("InfoNCE picks a key out of others, and got no negatives")
     q, k = unit(query), unit(key)
     count = len(q)
     against = products(q, unit(negatives)) / temperature  # (V, B, N)

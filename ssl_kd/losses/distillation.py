@@ -10,9 +10,18 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.rows import check_shapes, check_temperature, full, mean_of_labelled, products, unit
+from ssl_kd.losses.needs import needs_rows
+from ssl_kd.losses.rows import (
+    check_shapes,
+    check_temperature,
+    full,
+    mean_of_labelled,
+    products,
+    unit,
+)
 
 
+@needs_rows(2)
 def similarity_kl(
     student: Tensor,
     teacher: Tensor,

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd import distributed
+from ssl_kd.losses.needs import needs_rows
 from ssl_kd.losses.rows import check_views, full, products
 
 
+@needs_rows(2)
 def barlow_twins(
     views: Tensor, redundancy: float = 5e-3, epsilon: float = 1e-5, gather: bool = True
 ) -> Tensor:
@@ -31,6 +33,7 @@ def barlow_twins(
     return torch.stack(losses).mean()
 
 
+@needs_rows(2)
 def vicreg(
     views: Tensor,
     invariance: float = 25.0,
@@ -57,7 +60,7 @@ def vicreg(
     centred, size = _centred(x, gather)
     below, beside = [], []
     for view in centred:
-        matrix = _summed(products(view.T, view.T), gather) / max(1, size - 1)  # (D, D)
+        matrix = _summed(products(view.T, view.T), gather) / (size - 1)  # (D, D)
         below.append((1 - (matrix.diagonal() + epsilon).sqrt()).relu().mean())
         beside.append(_beside(matrix).square().sum() / width)
     return (

@@ -55,9 +55,10 @@ def votes(
 
 
 class _Bank:
-    """Nearest rows by scalar product, in an order that depends on no library: faiss gives rows that are the
-    same in any, and which of them, even their products' last digits, depends on the size of the bank. So it is
-    asked for different rows alone, and rows that are the same follow each other by their positions.
+    """Nearest rows by scalar product, in an order that depends on no library.
+
+    Of rows that are the same faiss gives any, and even the last digits of their products depend on the size
+    of the bank. So it is asked for different rows alone; the same ones follow each other by their positions.
     """
 
     def __init__(self, rows: Tensor) -> None:  # (N, D), float32

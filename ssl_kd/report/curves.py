@@ -24,7 +24,7 @@ HEALTH = {
     ),
     "spread": (
         "Spread",
-        "Mean standard deviation of the columns of the embedding's unit rows, times the root of their number. "
+        "Mean standard deviation of the columns of the unit rows, times the root of their number. "
         "1 fills the sphere; 0 says the same of every image.",
     ),
     "alignment": (

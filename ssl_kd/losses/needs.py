@@ -1,0 +1,80 @@
+"""How many images a loss that compares them needs at once: said by the loss, read before training."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ssl_kd.distributed import world
+from ssl_kd.errors import InputError
+
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+
+# lightly's losses whose value, of one image, is a constant or nothing at all; they do not say so themselves.
+LIGHTLY = (
+    "BarlowTwinsLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "DirectCLRLoss",
+    "FroSSLLoss",
+    "KoLeoLoss",
+    "MACLLoss",
+    "NTXentLoss",
+    "TiCoLoss",
+    "VICRegLoss",
+)
+
+
+def needs_rows(least: int) -> Callable[[Loss], Loss]:
+    """Declares that a loss compares images, and needs `least` of them at once: `@needs_rows(2)` above it.
+
+    The images are the last axis but one of its first argument, (V, B, D) or with `spread` (B, D). Where it
+    has an argument `gather` that is true, those of all processes count. A training whose batches have fewer
+    is refused before it begins, and so is a call, by InputError.
+    A class of losses says the same by an attribute `least_rows = 2`, and for all processes
+    `gather_distributed = True`.
+    """
+
+    def declare(loss: Loss) -> Loss:
+        signature = inspect.signature(loss)
+
+        @wraps(loss)
+        def checked(*args: Any, **options: Any) -> Tensor:
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            first = next(iter(given.arguments.values()), None)
+            if isinstance(first, Tensor) and first.dim() > 1:
+                count = first.shape[-2] * (world() if given.arguments.get("gather", False) else 1)
+                if count < least:
+                    raise InputError(
+                        f"{loss.__name__} compares images and needs {least} of them at once; it got {count}; "
+                        "take a larger batch"
+                    )
+            return loss(*args, **options)
+
+        checked.least_rows = least  # type: ignore[attr-defined]
+        return checked  # type: ignore[return-value]
+
+    return declare
+
+
+def rows_needed(loss: Callable[..., Any]) -> tuple[int, bool]:
+    """How many images a loss needs at once, 1 where it says nothing; whether those of all processes count.
+
+    loss: a function, one with its options bound, or an object.
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(loss, partial):
+        bound, loss = {**loss.keywords, **bound}, loss.func
+    least = getattr(loss, "least_rows", None)
+    if least is None:
+        theirs = type(loss).__module__.partition(".")[0] == "lightly" and type(loss).__name__ in LIGHTLY
+        queue = getattr(getattr(loss, "memory_bank", None), "size", 0) or 0  # negatives of earlier batches
+        least = 2 if theirs and not any(queue if isinstance(queue, list | tuple) else [queue]) else 1
+    if not inspect.isfunction(loss):
+        return int(least), bool(getattr(loss, "gather_distributed", False))
+    takes = inspect.signature(loss).parameters
+    default = takes["gather"].default if "gather" in takes else False
+    return int(least), bool(bound.get("gather", default is not inspect.Parameter.empty and default))
