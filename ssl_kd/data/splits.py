@@ -27,6 +27,8 @@ FILLERS = (
     "image images img imgs jpg jpeg jpegs png pngs picture pictures pic pics photo photos data dataset set "
     "split splits folder dir file files sub subset seg crop crops cropped"
 ).split()
+# Pictures that belong to others: beside a folder of FILLERS alone they are no class.
+MASKS = frozenset("mask masks label labels annotation annotations gt groundtruth segmentation".split())
 NUMBERED = re.compile(
     r"(fold|split|part|partition|subset|batch|chunk|cv|shard|set)s?[ _-]?([0-9]+|[a-z])", re.I
 )
@@ -76,11 +78,29 @@ def layout(folders: Folders, root: Path) -> Layout:
         names = _below(folders, above)
         found = _among(folders, above, names, root)
         if found:
-            return {part: tuple(_unwrapped(folders, one, part) for one in found[part]) for part in found}
+            unwrapped = {part: tuple(_unwrapped(folders, p, part) for p in found[part]) for part in found}
+            for pattern in unwrapped[TRAIN]:
+                inside = tuple(name for name in pattern.split("/") if name != ".")
+                _check_masks(root, inside, _below(folders, inside))
+            return unwrapped
+        _check_masks(root, above, names)
         if above in folders or len(names) != 1:
             break
         above = (*above, *names)
     return {TRAIN: (".",)}
+
+
+def _check_masks(root: Path, above: tuple[str, ...], names: Sequence[str]) -> None:
+    """Refuses folders of images beside folders of their masks."""
+    words = {name: set(_words(name)) for name in names}
+    masks = [name for name in names if words[name] & MASKS]
+    rest = [name for name in names if name not in masks]
+    if masks and rest and all(words[name] and words[name] <= {*FILLERS} for name in rest):
+        raise InputError(
+            f"{printable(str(root.joinpath(*above)))}: {_and(masks)} beside {_and(rest)} look like masks and "
+            f'not like a class; say "data.splits={{train: {_yaml(_joined(above, rest))}, ...}}", or '
+            "data.splits=none where each folder is a class"
+        )
 
 
 def given(said: Mapping[str, Any], root: Path) -> Layout:
@@ -182,7 +202,7 @@ def _classes_above(folders: Folders, above: tuple[str, ...], names: list[str], w
     inner = [one for part in found.values() for one in part]
     if not whole:
         raise _unclear(where, f"some of {_and(names)} hold splits and some do not", (*above, "*"), inner)
-    if any(set(_words(name)) <= {*FILLERS, "mask", "masks", "label", "labels"} for name in names):
+    if any(set(_words(name)) <= {*FILLERS, *MASKS} for name in names):
         raise _unclear(where, f"{_and(names)} hold splits and are no classes", (*above, names[0]), inner)
     return _layout((*above, "*"), found)
 
