@@ -24,12 +24,12 @@ from torch.optim import Optimizer
 
 from ssl_kd.cohort import Cohort
 from ssl_kd.data.files import first_line
-from ssl_kd.disk import PARTIAL, damage, fingerprint, sync, write_whole
 from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
 from ssl_kd.identity import differences
 from ssl_kd.saved import environments, read_config, read_json, read_lines
 from ssl_kd.system.paths import expand
+from ssl_kd.system.writing import PARTIAL, damage, fingerprint, sync, write_whole
 
 MOST_STARTS = 1000  # that are noted, besides the first
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")

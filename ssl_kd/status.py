@@ -22,8 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from ssl_kd.disk import write_whole
 from ssl_kd.errors import InputError
+from ssl_kd.system.writing import write_whole
 
 try:
     import fcntl

@@ -15,9 +15,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_kd.disk import write_whole
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_json
+from ssl_kd.system.writing import write_whole
 
 NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
 PROJECT = "ssl_kd"

@@ -11,10 +11,10 @@ from yaml import YAMLError, safe_load
 
 from ssl_kd.commands.catalogue import refuse_unknown
 from ssl_kd.commands.looking import Seen, look
-from ssl_kd.disk import write_whole
 from ssl_kd.errors import InputError
 from ssl_kd.options_file import FILE
 from ssl_kd.system.paths import expand
+from ssl_kd.system.writing import write_whole
 
 STEPS = {"cpu": 2_000, "cuda": 40_000, "mps": 10_000}  # of a first training
 EDGES = {"cpu": (32, 64), "cuda": (32, 64, 96, 128, 160, 224), "mps": (32, 64, 96, 128)}

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ssl_kd.data.files import first_line
-from ssl_kd.disk import PARTIAL, sync
 from ssl_kd.errors import InputError
+from ssl_kd.system.writing import PARTIAL, sync
 
 
 def place(files: Mapping[Path, bytes], check: Callable[[Path], None]) -> None:
