@@ -1,4 +1,4 @@
-"""Asked to stop: Ctrl-C, SIGTERM, SIGHUP of a terminal that goes, SIGUSR1 of SLURM before the time is over."""
+"""Asked to stop: Ctrl-C, SIGTERM, SIGHUP of a closed terminal, SIGUSR1 of SLURM before the time is over."""
 
 import os
 import signal

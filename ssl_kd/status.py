@@ -181,8 +181,8 @@ def _lock(folder: Path) -> tuple[IO[str] | None, bool]:
 def _outwait(folder: Path, said: dict[str, Any], say: Callable[[str], None]) -> None:
     """Waits until a process that was killed would have given a sign of life; InputError where one comes.
 
-    It compares what is said twice and no clocks, which differ between machines: a beat somewhat in the future may
-    be of a machine whose clock is ahead.
+    It compares what is said twice and no clocks, which differ between machines: a beat somewhat in the
+    future may be of a machine whose clock is ahead.
     """
     left = LATE - abs(_age(said))
     if left <= 0:

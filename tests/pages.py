@@ -89,8 +89,8 @@ def _type(words: list[str], short: list[str]) -> None:
     if KIT in words:  # of many processes: test_testing
         compose([word for word in words[words.index(KIT) + 1 :] if not word.startswith("processes=")])
         return
-    if words[0] in LAUNCHERS and "ssl_kd" in text:
-        first = next(i for i, word in enumerate(words) if word.endswith(("train.py", "ssl_kd.train")))
+    if words[0] in LAUNCHERS and ("ssl_kd" in text or "ssl-kd train" in text):
+        first = next(i for i, word in enumerate(words) if word.endswith(("train.py", "train")))
         compose(words[first + 1 :])
         return
     if words[0] == "python" and words[1].startswith("eval/"):

@@ -47,7 +47,13 @@ def test_dogos_reference_preset_is_the_published_setting():
     assert list(config.recipe.streams) == ["resnet20_1", "resnet20_2"]
     assert OmegaConf.to_container(config.optim) == {
         "decay": "all",
-        "optimizer": {"_target_": "torch.optim.Adam", "weight_decay": 1e-6},
+        "optimizer": {
+            "_target_": "torch.optim.Adam",
+            "betas": [0.9, 0.999],
+            "eps": 1e-8,
+            "amsgrad": False,
+            "weight_decay": 1e-6,
+        },
         "rate": 3e-4,
         "unnormalised": 1.0,
     }

@@ -36,7 +36,10 @@ def read(
     they are in the order of the images (see `label_tables`). .pt, .pth: what torch.save made of an array, or
     of a dict that has it under `key`, as CIFAR-N's files. Where there is a single array, no key is needed.
     """
-    path = expand(path)
+    try:
+        path = expand(path)
+    except InputError as error:
+        raise InputError(f"labels.file: {error}") from error
     readers = {suffix: _numpy for suffix in (".npy", ".npz")} | {suffix: _torch for suffix in (".pt", ".pth")}
     known = [".npy", ".npz", *SUFFIXES, ".pt", ".pth"]
     if path.suffix.lower() not in known:

@@ -28,8 +28,10 @@ _PATTERNS = re.compile("|".join(re.escape(key).replace(r"\*", "[^.]+") for key i
 def expand(path: str | os.PathLike[str]) -> Path:
     """The path with a leading `~` or `~user` as the home that it stands for, and nothing else changed.
 
-    Raises InputError where there is no such home.
+    Raises InputError where there is no such home, and for what is neither text nor a path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a path is text, and {path!r} is none; put a number in quotes")
     text = os.fspath(path)
     if not text.startswith("~"):
         return Path(text)
