@@ -277,7 +277,7 @@ def test_the_command_prints_the_parts_and_the_speed_and_writes_nothing(capsys, t
     ],
 )
 def test_advice_follows_the_numbers(slow, advice, capsys, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.NAP", 0.4)  # on a busy machine too, nothing else is a share of a step
+    monkeypatch.setattr(f"{__name__}.NAP", 0.2)  # on a busy machine too, nothing else is a share of a step
     SLOW.add(slow)
     assert main(["timing", *words(), "measure=2"]) == 0
     after = capsys.readouterr().out.split("steps about ")[1].splitlines()[1:]

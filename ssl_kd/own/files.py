@@ -6,14 +6,17 @@ What is imported by a name that only the running program knows is not found, and
 
 import ast
 import hashlib
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ssl_kd.errors import InputError
+from ssl_kd.own.nodes import LIBRARIES
 
 MOST_FILES = 500
 MOST_BYTES = 1 << 22  # of one file
+_NOT_BESIDE = {*LIBRARIES, *sys.stdlib_module_names}  # what these names mean never lies beside a module
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Module:
     def line(self, address: str) -> int | None:
         """The line that defines what the address names, None where the module only imports it or has none."""
         first = address.removeprefix(f"{self.name}.").split(".")[0]
-        tree = _tree(self.file)
+        tree = _tree(self.file.source)
         for node in tree.body if tree else []:
             named = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == first
             if named:
@@ -74,17 +77,21 @@ def find(address: str, root: Path, beside: bool = True) -> Module | None:
         return None
     files: dict[str, File] = {}
     wanted = [*(_above(name) if beside else ()), name]
+    seen: set[str] = set()
     while wanted:
         one = wanted.pop()
+        if one in seen:
+            continue
+        seen.add(one)
         path = _path(root, one)
-        if one in files or path is None:
+        if path is None:
             continue
         files[one] = _read(path)
         if len(files) > MOST_FILES:
             raise InputError(f"{files[name].path} imports more than {MOST_FILES} files beside it")
         if not beside:
             continue
-        wanted += [each for found in _imported(one, files[one]) for each in (*_above(found), found)]
+        wanted += _imported(one, files[one].package, files[one].source)
     return Module(root, name, files)
 
 
@@ -107,24 +114,28 @@ def _read(path: Path) -> File:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _tree(file: File) -> ast.Module | None:
+def _tree(source: bytes) -> ast.Module | None:
     try:
-        return ast.parse(file.source)
+        return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):  # whoever imports it says so
         return None
 
 
-def _imported(name: str, file: File) -> Iterator[str]:
-    """Dotted names that the file may import, wherever in it."""
-    package = name if file.package else name.rpartition(".")[0]
-    tree = _tree(file)
-    for node in ast.walk(tree) if tree else ():
+@lru_cache(maxsize=2 * MOST_FILES)  # each address of a config asks for the same files again
+def _imported(name: str, is_package: bool, source: bytes) -> tuple[str, ...]:
+    """Dotted names that a file may import, wherever in it, and the packages that they lie in."""
+    package = (name if is_package else name.rpartition(".")[0]).split(".")
+    found: dict[str, None] = {}
+    for node in ast.walk(_tree(source) or ast.Module([], [])):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= dict.fromkeys(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                up = package[: len(package) - node.level + 1]
                 base = ".".join([*up, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+            found |= dict.fromkeys([base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)])
+    own = name.split(".")[0]
+    firsts = {each: each.split(".")[0] for each in found if each}
+    beside = [each for each, first in firsts.items() if first == own or first not in _NOT_BESIDE]
+    return tuple(dict.fromkeys(each for one in beside for each in (*_above(one), one)))
