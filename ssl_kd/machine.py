@@ -45,11 +45,6 @@ def keep_freed_memory() -> None:
 def lacks_memory(error: BaseException) -> str:
     """What to do about an error that is a want of memory, in a sentence; "" for any other error."""
     said = str(error)
-    if "DataLoader worker" in said and ("killed by signal" in said or "exited unexpectedly" in said):
-        return (
-            "a process that decodes images was ended for want of memory: take fewer of them by "
-            "data.workers=, or a smaller batch_size="
-        )
     # oneDNN says of what it could not allocate only that it could not be made
     on_cpu = isinstance(error, MemoryError) or any(
         text in said for text in ("can't allocate memory", "could not create a primitive", "bad_alloc")

@@ -190,9 +190,5 @@ def test_the_network_is_not_asked():
     assert asked == ["example.org"]
 
 
-def test_shared_memory_of_containers_is_looked_at(monkeypatch):
-    if not Path("/dev/shm").is_dir():
-        pytest.skip("there is no /dev/shm")
-    found = Footprint(Need(0, 0, 0, 0, 0, 0, 1 << 60, 0), 0, 0, "cpu", 1, 8, 1, "float32")
-    assert [check.state for check in found.shared_memory()] == ["problem"]
+def test_bytes_are_shown_in_words():
     assert footprint._shown(3 << 30) == "3.00 GiB" and footprint._shown(5 << 20) == "5 MiB"

@@ -137,11 +137,6 @@ def test_a_convolution_on_a_map_smaller_than_its_stride_has_its_true_gradient(ke
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "the accelerator has not"),
         (RuntimeError("could not create a primitive"), "the machine has not enough memory"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "the accelerator has not enough"),
-        (
-            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
-            "fewer of them by data.work",
-        ),
-        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "fewer of them by data.workers="),
     ],
 )
 def test_a_want_of_memory_is_known_by_what_the_libraries_say(error, says):

@@ -115,7 +115,6 @@ def _training(config: DictConfig, device: str) -> Iterator[Check]:
     for line in found.lines():
         console().print(f"         {line}", soft_wrap=True)
     yield found.verdict(checks.available_memory())
-    yield from found.shared_memory()
     folder = Path(config.run or run_name(config))
     once = found.need.weights + found.need.optimizer
     yield from checks.disk(folder, once * (config.keep + 1))

@@ -1,7 +1,6 @@
 """What a training takes of a machine's memory, in words, and what to lower where that is too much."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,19 +105,6 @@ class Footprint:
         if need.scores > factor * max(room, need.gradients + need.step):
             lower.append("probe.baselines=false scores no raw pixels")
         return ", ".join(lower) or "take fewer or smaller peers, or fewer images by data.limit="
-
-    def shared_memory(self) -> Iterator[Check]:
-        """Decoding processes hand batches over in /dev/shm, of which containers often have 64 MiB."""
-        place = Path("/dev/shm")
-        if self.need.workers and place.is_dir():
-            free = shutil.disk_usage(place).free
-            if free < self.need.workers * self.processes:
-                yield Check(
-                    "problem",
-                    f"/dev/shm has {_shown(free)} free, and decoding processes need "
-                    f"{_shown(self.need.workers * self.processes)}: data.workers=0, or give the container "
-                    "more (docker run --shm-size=2g)",
-                )
 
 
 def footprint(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ssl_kd.data.sources import Arrays, Data, Encoded, Source
+from ssl_kd.data.workers import name_of
 from ssl_kd.data.wrapper import Wrapper
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
@@ -116,6 +117,9 @@ class Subset(Wrapper):
 
     def __getitem__(self, i: int) -> np.ndarray:
         return _read(self.source, int(self.at[i]))
+
+    def name(self, i: int) -> str:
+        return name_of(self.source)(int(self.at[i]))
 
 
 def _read(source: Source, i: int) -> np.ndarray:

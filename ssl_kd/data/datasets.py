@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset, Subset
 
 from ssl_kd.data import adapt
 from ssl_kd.data.files import first_line, squared
 from ssl_kd.data.items import Label, label_of, pillow, shown
 from ssl_kd.data.labels import number
-from ssl_kd.data.loaders import ignore_interrupts
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, chosen_by_limit
-from ssl_kd.data.workers import CHUNK, decoding_processes
+from ssl_kd.data.workers import CHUNK, Begin, ahead, decoding_processes
 from ssl_kd.errors import InputError
 from ssl_kd.own.loading import Granted, sent
 
@@ -60,6 +58,9 @@ class Own:
     def __getitem__(self, i: int) -> np.ndarray:
         return self.item(i)[0]
 
+    def name(self, i: int) -> str:
+        return f"item {i} of {self.where}"
+
     def item(self, i: int) -> tuple[np.ndarray, list[Label]]:
         """Image i, uint8 (C, size, size), and its label, or [] for an image alone.
 
@@ -67,7 +68,7 @@ class Own:
         """
         with self._lock:
             given = self.dataset[i]
-        where = f"item {i} of {self.where}"
+        where = self.name(i)
         if isinstance(given, dict) or (isinstance(given, tuple | list) and len(given) not in (1, 2)):
             raise InputError(f"{where} is {shown(given)}; it has to be an image, or an image and its label")
         image, *label = given if isinstance(given, tuple | list) else (given,)
@@ -220,22 +221,13 @@ def _read(own: Own, at: np.ndarray, keep: bool, workers: int | None) -> tuple[Te
 
 def _chunks(own: Own, at: np.ndarray, keep: bool, workers: int | None) -> Iterator[tuple[Any, list[Label]]]:
     several = decoding_processes() if workers is None else workers
-    loader = DataLoader(
-        _Chunks(own, keep),
-        batch_size=None,
-        sampler=np.split(at, range(CHUNK, len(at), CHUNK)),
-        num_workers=several if len(at) > FEW else 0,
-        worker_init_fn=ignore_interrupts,
-        generator=torch.Generator(),
-    )
-    for images, labels, error in loader:
-        if error:
-            raise InputError(error)
-        yield images, labels
+    tasks = np.split(at, range(CHUNK, len(at), CHUNK))
+    size = CHUNK * int(np.prod(own.shape)) if keep else 0
+    yield from ahead(_Chunks(own, keep), tasks, several if len(at) > FEW else 0, own.name, size)
 
 
-class _Chunks(TorchDataset):
-    """Indexed by positions: images (b, C, H, W) or nothing, their labels, and what went wrong or ""."""
+class _Chunks:
+    """At positions: images (b, C, H, W) or nothing, and their labels."""
 
     def __init__(self, own: Own, keep: bool) -> None:
         self.own, self.keep = own, keep
@@ -243,13 +235,13 @@ class _Chunks(TorchDataset):
     def __reduce__(self) -> tuple[Any, ...]:
         return sent, (Granted(), type(self), self.own, self.keep)  # to a worker process that is no fork
 
-    def __getitem__(self, at: np.ndarray) -> tuple[Any, list[Label], str]:
-        try:
-            items = [self.own.item(int(i)) for i in at]
-        except InputError as error:  # raised in a worker, it would arrive wrapped in the worker's stack trace
-            return [], [], str(error)
+    def __call__(self, at: np.ndarray, begin: Begin) -> tuple[np.ndarray | None, list[Label]]:
+        items = []
+        for i in at.tolist():
+            begin(i)
+            items.append(self.own.item(i))
         labels = [label[0] if label else None for _, label in items]
-        return np.stack([image for image, _ in items]) if self.keep else [], labels, ""
+        return np.stack([image for image, _ in items]) if self.keep else None, labels
 
 
 def _names(dataset: Any) -> tuple[str, ...]:

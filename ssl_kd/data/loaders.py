@@ -4,21 +4,19 @@ Which images are in step k is a function of the seed and k alone: not of the num
 the run was resumed, not of whether the images are resident.
 """
 
-import signal
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ssl_kd.data.sampling import Sampler, instance, one_epoch
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
-from ssl_kd.data.workers import decoding_processes, decoding_threads, in_chunks
+from ssl_kd.data.workers import Begin, Chunk, ahead, decoding_processes, decoding_threads, in_chunks, name_of
 from ssl_kd.errors import InputError
 from ssl_kd.own.loading import Granted, sent
-from ssl_kd.signals import SIGNALS
 
 
 class Batches:
@@ -131,12 +129,12 @@ def resident(source: Source, workers: int | None = None) -> Tensor:
         else:
             images = np.empty((len(source), *source.shape), dtype=np.uint8)
 
-            def fill(chunk: range) -> None:
+            def fill(chunk: Chunk) -> None:
                 for i in chunk:
                     images[i] = source[i]
 
             threads = decoding_threads() if workers is None else max(workers, 1)
-            for _ in in_chunks(fill, len(source), threads):
+            for _ in in_chunks(fill, len(source), threads, name_of(source)):
                 pass
         kept = torch.from_numpy(images)
         source._resident = kept  # type: ignore[attr-defined]
@@ -151,35 +149,22 @@ def _fits(source: Source, resident_bytes: int | None = None) -> bool:
 def _streamed(
     source: Source, positions: Iterable[Tensor], workers: int | None = None, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images at `positions` (b,) and those, a batch after the other, decoded ahead by `workers` processes.
-
-    torch gives a worker process one thread: pools there would fight ours.
-    """
-    if isinstance(source, Arrays):
-        workers = 0  # arrays need no decoding
-    loader = DataLoader(
-        _Decoded(source),
-        batch_size=None,  # an index of the data set is a whole batch
-        sampler=positions,
-        num_workers=decoding_processes() if workers is None else workers,
-        worker_init_fn=ignore_interrupts,
-        pin_memory=pin,
-        generator=torch.Generator(),  # otherwise each start would draw from the run's own stream
-    )
-    for image, index, error in loader:
-        if error:
-            raise InputError(error)
-        yield image, index
+    """Images at `positions` (b,) and those, a batch after the other, decoded ahead by `workers` processes."""
+    if isinstance(source, Arrays):  # which need no decoding
+        for index in positions:
+            yield torch.from_numpy(source.images[index.numpy()]), index
+        return
+    processes = decoding_processes() if workers is None else workers
+    coming = iter(positions)
+    first = list(islice(coming, 1))
+    size = max((len(index) for index in first), default=0) * int(np.prod(source.shape))
+    for image, index in ahead(_Decoded(source), chain(first, coming), processes, name_of(source), size):
+        assert image is not None
+        yield image.pin_memory() if pin else image, index
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Signals reach all processes of a job; the main one decides, and its last step needs its batch."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-class _Decoded(Dataset):
-    """Indexed by positions (b,): images uint8 (b, C, H, W), the positions, and what went wrong or ""."""
+class _Decoded:
+    """Images uint8 (b, C, H, W) at positions (b,), and the positions."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -187,15 +172,12 @@ class _Decoded(Dataset):
     def __reduce__(self) -> tuple[Any, ...]:
         return sent, (Granted(), type(self), self.source)  # to a worker process that is no fork
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, str]:
-        try:
-            if isinstance(self.source, Arrays):
-                images = self.source.images[index.numpy()]
-            else:
-                images = np.stack([self.source[i] for i in index.tolist()])
-            return torch.from_numpy(images), index, ""
-        except InputError as error:  # raised in a worker, it would arrive wrapped in the worker's stack trace
-            return torch.empty(0), index, str(error)
+    def __call__(self, index: Tensor, begin: Begin) -> tuple[np.ndarray, Tensor]:
+        images = []
+        for i in index.tolist():
+            begin(i)
+            images.append(self.source[i])
+        return np.stack(images), index
 
 
 def label_tensor(source: Source) -> Tensor:

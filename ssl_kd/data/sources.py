@@ -17,7 +17,7 @@ import torch
 from ssl_kd.data import depth
 from ssl_kd.data.files import data_root, decode, first_line, read_npz
 from ssl_kd.data.labels import Said, number, printable
-from ssl_kd.data.workers import decoding_threads, in_chunks
+from ssl_kd.data.workers import Chunk, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
 from ssl_kd.system.paths import expand
@@ -309,7 +309,7 @@ def _without_broken(source: Encoded) -> Encoded:
     images = np.empty((len(source) if fits else 0, *source.shape), np.uint8)
     good = np.zeros(len(source), bool)
 
-    def attempt(chunk: range) -> None:
+    def attempt(chunk: Chunk) -> None:
         for i in chunk:
             try:
                 image = source[i]
@@ -319,7 +319,7 @@ def _without_broken(source: Encoded) -> Encoded:
             if fits:
                 images[i] = image
 
-    list(in_chunks(attempt, len(source), decoding_threads()))
+    list(in_chunks(attempt, len(source), decoding_threads(), source.name))
     skipped = [printable(source.name(int(i))) for i in np.flatnonzero(~good)]
     if not good.any():
         raise InputError(f"none of the {len(skipped)} images can be decoded, the first is {skipped[0]}")

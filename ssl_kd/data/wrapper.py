@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssl_kd.data.sources import RESIDENT_BYTES, Source
+from ssl_kd.data.workers import name_of
 
 
 @dataclass(eq=False)
@@ -38,3 +39,6 @@ class Wrapper:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.source[i]
+
+    def name(self, i: int) -> str:
+        return name_of(self.source)(i)
