@@ -122,6 +122,8 @@ def probe(name: str, words: list[str]) -> int:
 
     set_threads(None)
     result = run_probe(str(folder), name, given, pick_device(device))
+    for note in result.get("notes", ()):
+        console().print(note, soft_wrap=True, markup=False)
     console().print(probe_table(name, result))
     print(f"{folder}/eval/{name}.json")
     return 0

@@ -256,6 +256,7 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
     return {
         "protocol": {"data": config.data.name, "size": own.data.size},
         "scored_on": f"the test split of {config.data.name}",
+        "notes": list(read.notes),  # which folder became which split, and what is not read
         **evaluator.cohort(finished.cohort, both),
         "baselines": {
             "pixels": evaluator.score(evaluator.pixels(), both)[0],

@@ -69,7 +69,8 @@ def test_files_get_the_features_of_the_probes_to_the_bit(runs):
     wanted = run.embed(np.stack([source[i] for i in range(len(source))]))
     assert np.array_equal(run.embed(files), wanted)
     assert np.array_equal(run.embed([Image.open(path) for path in files]), wanted)
-    assert np.array_equal(run.embed(str(files[3])), wanted[3:4])
+    # One image alone: on some processors the kernels of another number of rows add up in another order.
+    np.testing.assert_allclose(run.embed(str(files[3])), wanted[3:4], rtol=0, atol=1e-5 * wanted.max())
 
 
 def test_every_form_of_the_same_images_gives_the_same_embeddings(pair):

@@ -72,6 +72,8 @@ def evaluate(asked: Asked) -> int:
         except InputError as error:
             failed[name] = error
     out = console()
+    for note in (note for result in results.values() for note in result.get("notes", ())):
+        out.print(note, soft_wrap=True, markup=False)
     scored = {name: result for name, result in results.items() if "peers" in result}
     if scored:
         out.print(scores_table(scored))

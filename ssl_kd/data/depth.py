@@ -20,7 +20,8 @@ LOOKED_AT = 256  # images of a data set whose headers are read
 MEASURED = 64  # of these, whose pixels are read
 _DARK = 63  # of 255: what 14 of 16 bits come to
 
-_SAMPLE_BITS, _SAMPLE_FORMAT, _LARGEST = 258, 339, (341, 281)  # tags of TIFF
+# Tags of TIFF.
+_SAMPLE_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _LARGEST = 258, 262, 339, (341, 281)
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,17 @@ def header(image: Image.Image, content: bytes) -> Header | None:
     return Header() if image.mode.startswith("I") else None
 
 
-def grey(image: Image.Image, bits: int | None) -> np.ndarray:
+def white_is_zero(image: Image.Image) -> bool:
+    """Whether the values of a TIFF of 16 bits grow towards black; Pillow inverts those of 8 bits alone."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith("I") and tags.get(_PHOTOMETRIC) == 0
+
+
+def grey(image: Image.Image, bits: int | None, inverted: bool = False) -> np.ndarray:
     """The values of an image of mode I or I;16 as uint8 (H, W), scaled by 2 ** bits - 1.
 
     bits: None where nobody knows; then the whole range, unless the values fill less than a quarter of it.
-    Raises ValueError.
+    inverted: 0 is white (see `white_is_zero`). Raises ValueError.
     """
     values = np.asarray(image).astype(np.int64)
     least, most = int(values.min()), int(values.max())
@@ -80,7 +87,8 @@ def grey(image: Image.Image, bits: int | None) -> np.ndarray:
         raise ValueError(
             f"it holds the value {most:,}, which {bits} bits cannot; data.bit_depth={_bits(most)} does"
         )
-    return ((values * 255 + top // 2) // top).astype(np.uint8)
+    scaled = (values * 255 + top // 2) // top
+    return (255 - scaled if inverted else scaled).astype(np.uint8)
 
 
 def check_upper(image: Image.Image, bits: int | None) -> None:

@@ -138,7 +138,8 @@ def decode(content: bytes, size: int, bit_depth: int | None = None) -> np.ndarra
 
     bit_depth: of the values of an image of 16 bits that does not say itself (see `depth`); None where nobody
     knows. Of an animation the first frame. Transparency is dropped, grey and CMYK become RGB, 16 bits are
-    scaled to 8, and the orientation that a camera noted is not applied (as torchvision does not).
+    scaled to 8, and the orientation that a camera noted is not applied (as torchvision does not), but in
+    a TIFF, where it says how the lines are stored and Pillow applies it.
     Bilinear with antialiasing. A JPEG of at least twice the size is decoded at a half, a quarter or an eighth
     of its own (still at least `size`), which takes a fraction of the time; the grey levels of a photograph
     then differ from those of the whole decode by 1 to 4 in the mean. Raises what Pillow does, or ValueError,
@@ -166,8 +167,8 @@ def squared(image: Image.Image, size: int, bit_depth: int | None = None) -> Imag
     """The central square of an image, resized to `size` pixels, in RGB. Raises as `decode` does."""
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    whole = image.size == (edge, edge)
-    square = rgb(image if whole else image.crop((left, top, left + edge, top + edge)), bit_depth)
+    whole, inverted = image.size == (edge, edge), depth.white_is_zero(image)
+    square = rgb(image if whole else image.crop((left, top, left + edge, top + edge)), bit_depth, inverted)
     return square if edge == size else square.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -197,13 +198,13 @@ def _draft(image: Image.Image, size: int) -> int:
     return 1
 
 
-def rgb(image: Image.Image, bit_depth: int | None = None) -> Image.Image:
+def rgb(image: Image.Image, bit_depth: int | None = None, inverted: bool = False) -> Image.Image:
     if image.mode == "RGB":  # convert() would copy
         return image
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
-        return Image.fromarray(depth.grey(image, bit_depth)).convert("RGB")
+        return Image.fromarray(depth.grey(image, bit_depth, inverted)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:  # Pillow wants this way round
         image = image.convert("RGBA")
     return image.convert("RGB")

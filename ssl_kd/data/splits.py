@@ -17,9 +17,11 @@ from ssl_kd.errors import InputError, nearest
 TRAIN, TEST, VALIDATION, UNLABELLED = "train", "test", "validation", "unlabelled"
 
 SPELLINGS = {
-    TRAIN: "train training trn trainval labeled labelled",
-    TEST: "test testing tst",
-    VALIDATION: "validation valid val validate dev devel eval evaluation holdout heldout",
+    TRAIN: "train training trn trainval labeled labelled entrenamiento entrainement treino addestramento "
+    "训练 训练集",
+    TEST: "test testing tst prueba teste 测试 测试集",
+    VALIDATION: "validation valid val validate dev devel eval evaluation holdout heldout validación "
+    "验证 验证集",
     UNLABELLED: "unlabelled unlabeled unlabel unsup unsupervised nolabel nolabels unannotated extra",
 }
 # What may stand beside these, in front or behind, without another meaning: train_images, testSet, val2017.
@@ -27,6 +29,11 @@ FILLERS = (
     "image images img imgs jpg jpeg jpegs png pngs picture pictures pic pics photo photos data dataset set "
     "split splits folder dir file files sub subset seg crop crops cropped"
 ).split()
+# Names of parts of a set, for retrieval and for few images a class, that say no split by themselves.
+PARTS = {
+    TRAIN: "tr support base seen source enroll enrolled enrollment",
+    TEST: "te ts va query queries gallery probe probes distractors novel unseen target public private quiz",
+}
 # Pictures that belong to others: beside a folder of FILLERS alone they are no class.
 MASKS = frozenset("mask masks label labels annotation annotations gt groundtruth segmentation".split())
 NUMBERED = re.compile(
@@ -38,6 +45,7 @@ Layout = dict[str, tuple[str, ...]]
 Folders = Collection[tuple[str, ...]]  # names from the root on, of folders that hold images themselves
 
 _ROLES = {word: role for role, words in SPELLINGS.items() for word in words.split()}
+_PARTS = {word: role for role, words in PARTS.items() for word in words.split()}
 
 
 @cache
@@ -63,8 +71,14 @@ def _words(name: str) -> list[str]:
 
 
 def _hints(name: str) -> set[str]:
-    """Splits whose words stand in a name beside others: {"train"} for bullet_train and for trainA."""
-    return {_ROLES[word] for word in _words(name) if word in _ROLES} - {UNLABELLED}
+    """Splits whose words stand in a name beside others: {"train"} for bullet_train and for trainA.
+
+    Of PARTS only where the name is nothing else: an art_gallery is none.
+    """
+    words = _words(name)
+    alone = [word for word in words if word not in FILLERS]
+    parts = {_PARTS[alone[0]]} if len(alone) == 1 and alone[0] in _PARTS else set()
+    return ({_ROLES[word] for word in words if word in _ROLES} - {UNLABELLED}) | parts
 
 
 def layout(folders: Folders, root: Path) -> Layout:
@@ -171,9 +185,9 @@ def _among(folders: Folders, above: tuple[str, ...], names: list[str], root: Pat
     roles_hinted = set().union(*map(_hints, hinted))
     if hinted and (2 * len(hinted) >= len(names) if len(roles_hinted) > 1 else len(hinted) == len(names)):
         raise _unclear(where, f"{_and(hinted)} may be splits or classes", above, names)
-    if len(names) > 1 and all(NUMBERED.fullmatch(name) for name in names):
-        raise _unclear(where, f"{_and(names)} look like parts of one set and not like classes", above, names)
     within = _classes_above(folders, above, others, where)
+    if not within and len(names) > 1 and all(NUMBERED.fullmatch(name) for name in names):
+        raise _unclear(where, f"{_and(names)} look like parts of one set and not like classes", above, names)
     if within:
         return within | ({UNLABELLED: _joined(above, parts[UNLABELLED])} if parts[UNLABELLED] else {})
     if parts[UNLABELLED] and others:
@@ -202,7 +216,9 @@ def _classes_above(folders: Folders, above: tuple[str, ...], names: list[str], w
     inner = [one for part in found.values() for one in part]
     if not whole:
         raise _unclear(where, f"some of {_and(names)} hold splits and some do not", (*above, "*"), inner)
-    if any(set(_words(name)) <= {*FILLERS, *MASKS} for name in names):
+    deep = any(len(_below(folders, (*above, name, one))) > 1 for name in names for one in inner)
+    numbered = all(NUMBERED.fullmatch(name) for name in names)
+    if deep or numbered or any(set(_words(name)) <= {*FILLERS, *MASKS} for name in names):
         raise _unclear(where, f"{_and(names)} hold splits and are no classes", (*above, names[0]), inner)
     return _layout((*above, "*"), found)
 

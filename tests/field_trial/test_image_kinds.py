@@ -103,6 +103,23 @@ def test_what_a_file_says_of_its_range_goes_before_what_is_seen_of_it(kind, cont
     assert abs(int(folder("x", 8).train[0].max()) - largest) <= 1
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("packed", [None, "tiff_lzw"])
+def test_a_tiff_whose_zero_is_white_is_turned_round_with_16_bits_as_with_8(bits, packed):
+    Path("x").mkdir()
+    Image.fromarray(ramp(bits)).save("x/a.tif", compression=packed, tiffinfo={262: 0})
+    assert np.abs(folder("x", 8).train[0][0] - (1 - RAMP) * 255).max() <= 1
+
+
+@pytest.mark.parametrize("packed", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_is_turned_as_it_says_that_its_lines_are_stored(dtype, packed):
+    pixels = np.round(RAMP * np.iinfo(dtype).max).astype(dtype)
+    Path("x").mkdir()
+    Image.fromarray(pixels).save("x/a.tif", compression=packed, tiffinfo={274: 6})
+    assert np.abs(folder("x", 8).train[0][0] - np.rot90(RAMP, -1) * 255).max() <= 1
+
+
 def test_one_depth_is_of_the_whole_data_set_and_images_keep_their_brightness():
     write("x", a__png=png(ramp(12)), b__png=png(ramp(12, 0.25)), c__tif=tiff(ramp(12, 0.5)))
     train = folder("x", 8).train

@@ -1,5 +1,6 @@
 """Folders that are splits of a data set, in the spellings that people use, and folders that are classes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ssl_kd.cli import main
 from ssl_kd.data import folder, hub
 from ssl_kd.data.splits import role
 from ssl_kd.errors import InputError
+from ssl_kd.probes.features import pixels
 
 from .case import Case, check
 from .folders import SMALL, images, train
@@ -21,13 +23,15 @@ NAMES = {
     "validation": "val valid validation Validation dev devel eval EVAL evaluation holdout hold_out "
     "held-out val2017 valset images_val",
     "unlabelled": "unsup unlabeled unlabelled Unlabeled un-labelled unsupervised extra no_label extra_images",
+    "train ": "entrenamiento 训练集",
+    "test ": "Prueba 测试",
     "": "cat bullet_train test_tube trains pretrain evaluator images data station validated value "
     "extraordinary devil latest contest 1 0001 __ trainA",
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [(n, part) for part, names in NAMES.items() for n in names.split()]
+    ("name", "part"), [(n, part.strip()) for part, names in NAMES.items() for n in names.split()]
 )
 def test_a_spelling_stands_for_one_split_or_for_none(name, part):
     assert role(name) == part
@@ -100,6 +104,7 @@ READ = {
     "no-labels": ({"train": 3, "test": 2}, None, 2, "x/train -> train (3 images), x/test -> test (2 images)"),
     "vehicles": ({"bus": 1, "car": 1, "train": 1}, "012", None, "x -> train (3 images, 3 classes)"),
     "vehicles-of-1000": ({"bullet_train": 1, "test_tube": 1, "a": 1, "b": 1, "c": 1}, "01234", None, ""),
+    "scenes": ({"art_gallery": 1, "beach": 1, "train_station": 1}, "012", None, ""),
     "classes": (TWO, "0011", None, "data: x -> train (4 images, 2 classes)"),
     "one-folder": (
         below("photos"),
@@ -165,6 +170,31 @@ CASES = [
             below("train_x", "test_x"),
             [],
             r"may be splits or classes.*data.splits=\{train: train_x, test: ",
+        ),
+        (
+            "retrieval",
+            {"bounding_box_train": 2, "gallery": 2, "query": 2},
+            [],
+            r"gallery and query may be splits .*\{train: bounding_box_train, test: \[gallery, query\]",
+        ),
+        (
+            "retrieval beside train",
+            {"train": 2, "gallery": 2, "query": 2},
+            [],
+            r"train beside gallery and query may .*\{train: train, test: \[gallery, query\]",
+        ),
+        ("few images a class", below("support", "query"), [], r"\{train: support, test: query\}"),
+        (
+            "folds above splits",
+            below(*(f"fold{i}/{part}" for i in (1, 2) for part in ("train", "test"))),
+            [],
+            r"hold splits and are no classes.*\{train: fold1/train, test: fold1/test\}",
+        ),
+        (
+            "kinds of picture above splits",
+            below(*(f"{kind}/{part}" for kind in ("left8bit", "gtFine") for part in ("train", "val"))),
+            [],
+            r"hold splits and are no classes.*\{train: gtFine/train, test: gtFine/val\}",
         ),
         (
             "folds",
@@ -236,7 +266,7 @@ def test_what_may_be_a_split_or_a_class_is_refused_with_both_ways_out(case, caps
 
 def test_each_way_out_is_one(capsys):
     """What a refusal advises is accepted."""
-    for case in CASES[:14]:
+    for case in CASES[:19]:
         images(dict_of(case), root := f"x-{case.name}".replace(" ", "-"))
         with pytest.raises(InputError) as refused:
             folder(root, 8)
@@ -308,6 +338,22 @@ def test_a_mapping_in_a_recipe_file_and_of_the_scored_data():
     )
     assert main(["train", "config=my.yaml", *SMALL, "run=r"]) == 0
     assert main(["knn", "run=r"]) == 0
+
+
+@pytest.mark.parametrize("words", [["transfer"], ["eval", "probes=[transfer]"]])
+def test_a_transfer_says_which_folder_of_the_other_data_became_what(words, capsys, monkeypatch):
+    monkeypatch.setattr("ssl_kd.evaluate.pixels", partial(pixels, size=8))  # a tenth of the time
+    images(TWO)
+    assert main(train()) == 0
+    images(below("Train", "Test", "val"), "y")
+    before = "" if words == ["transfer"] else "transfer."
+    capsys.readouterr()
+    assert main([*words, "run=r", f"{before}data=folder", f"{before}data.root=y"]) == 0
+    said = capsys.readouterr().out
+    assert "data: y/Train -> train (4 images, 2 classes), y/Test -> test (4 images); not read: y/val" in said
+    images(below("train_x", "test_x"), "z")
+    assert main([*words, "run=r", f"{before}data=folder", f"{before}data.root=z"]) == 2
+    assert "data.splits={train: train_x, test: test_x}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
