@@ -230,7 +230,7 @@ class Claim:
             "l.pt",
             "a",
             lambda path: torch.save({"a": np.array(["x"])}, path),
-            "its labels are U1, not numbers",
+            'line 1 of l.pt says "x", which is not a whole number, nor one of the classes a, b, c',
         ),
         ("l.pt", None, lambda path: text(path, "no archive"), "l.pt cannot be read"),
     ],

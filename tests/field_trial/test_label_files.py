@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ssl_kd.data import arrays, folder
@@ -67,6 +68,24 @@ FORMS = {
         filename=np.array([NAMES[i] for i in ORDER]),
         label=np.array([WANTED[i] for i in ORDER]),
     ),
+    "arrays of which one is called otherwise": lambda: np.savez(
+        "l.npz", fns=np.array([NAMES[i].encode() for i in ORDER]), y=np.array([[WANTED[i]] for i in ORDER])
+    ),
+    "a dict of a tensor and a list": lambda: torch.save(
+        {"filename": [NAMES[i] for i in ORDER], "label": torch.tensor([WANTED[i] for i in ORDER])}, "l.pt"
+    ),
+    "a dict of arrays": lambda: torch.save(
+        {"y": np.array([WANTED[i] for i in ORDER]), "images": np.array([NAMES[i] for i in ORDER])}, "l.pt"
+    ),
+    "a dict of lists": lambda: torch.save(
+        {"y": [WANTED[i] for i in ORDER], "which": [NAMES[i] for i in ORDER]}, "l.pth"
+    ),
+    "a dict of objects": lambda: torch.save(
+        {"y": np.array([WANTED[i] for i in ORDER]), "which": np.array([NAMES[i] for i in ORDER], object)},
+        "l.pt",
+    ),
+    "a label of each name": lambda: torch.save({NAMES[i]: WANTED[i] for i in ORDER}, "l.pt"),
+    "a tensor of each name": lambda: torch.save({NAMES[i]: torch.tensor(WANTED[i]) for i in ORDER}, "l.pt"),
 }
 
 
