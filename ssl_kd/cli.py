@@ -7,6 +7,7 @@ from ssl_kd.commands.catalogue import COMMANDS as _COMMANDS
 from ssl_kd.commands.catalogue import PROBES as _PROBES
 from ssl_kd.errors import guarded
 from ssl_kd.system.safe_path import leave_current_folder
+from ssl_kd.system.text import guard_streams, print_line, print_lines
 
 COMMANDS, PROBES = tuple(_COMMANDS), tuple(_PROBES)
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def script(*first: str) -> int:
     """The command of this process: `first`, and what stands on the command line; returns the exit code."""
     leave_current_folder()
+    guard_streams()
     return guarded(_main, [*first, *sys.argv[1:]])
 
 
@@ -85,12 +87,12 @@ def _main(words: list[str]) -> int:
     if command in ("completion", "__complete"):
         from ssl_kd.commands import completion
 
-        print(completion.script(rest) if command == "completion" else completion.answer(rest), end="")
+        print_lines(completion.script(rest) if command == "completion" else completion.answer(rest))
         return 0
     if command == "--version":
         from ssl_kd import __version__
 
-        print(__version__)
+        print_line(__version__)
         return 0
     raise InputError(f'there is no command "{command}"; {nearest(command, [*COMMANDS, *PROBES])}')
 
@@ -100,7 +102,7 @@ def _help(words: list[str]) -> int:
     from ssl_kd.commands.pages import overview, page
 
     known = [word for word in words if word in (*COMMANDS, *PROBES)]
-    print(page(known[0], words) if known else overview(), end="")
+    print_lines(page(known[0], words) if known else overview())
     return 0
 
 
@@ -125,7 +127,7 @@ def probe(name: str, words: list[str]) -> int:
     for note in result.get("notes", ()):
         console().print(note, soft_wrap=True, markup=False)
     console().print(probe_table(name, result))
-    print(f"{folder}/eval/{name}.json")
+    print_line(f"{folder}/eval/{name}.json")
     return 0
 
 

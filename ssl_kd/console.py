@@ -9,16 +9,31 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from ssl_kd.saved import SINGLES
+from ssl_kd.system.text import printable
 
 PLAIN_LINES = 10  # of progress, where there is no terminal
 MANY_TERMS = 4  # that one line can show
 
 
+class Screen(Console):
+    """Prints strings, in cells of tables too, as one line each, printable, and without markup."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The one way of rich from a string to what is printed."""
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
+
+
 def console() -> Console:
     """Standard output; wide enough for a table where it is a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    return Screen(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def stacked(*lines: str) -> Text:
+    """Lines below each other, as in a cell of a table."""
+    return Text("\n".join(map(printable, lines)))
 
 
 class Meter:
@@ -40,7 +55,7 @@ class Meter:
                 BarColumn(bar_width=12, table_column=Column(min_width=12)),
                 TimeRemainingColumn(compact=True, table_column=whole),
                 TextColumn("left", table_column=Column(min_width=4)),
-                TextColumn("{task.description}", table_column=rest),
+                TextColumn("{task.description}", table_column=rest, markup=False),
                 console=self.out,
                 expand=True,
             )
@@ -67,7 +82,7 @@ class Meter:
         more = f"  and {len(terms) - MANY_TERMS} more terms" if len(terms) > MANY_TERMS + 1 else ""
         shown = list(terms.items())[: MANY_TERMS if more else None]
         text = "  ".join(f"{name} {value:.3f}" for name, value in shown) + more
-        text = f"{text}  {rate:.0f} images/s  {self.note}".rstrip()
+        text = printable(f"{text}  {rate:.0f} images/s  {self.note}".rstrip())
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step)
         elif self.shown and self.plain(step):

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from ssl_kd.system.text import print_line
+
 
 class InputError(ValueError):
     """Bad input: the commands print its one sentence and exit with code 2."""
@@ -48,8 +50,7 @@ def _refuse(sentence: str) -> int:
     follower = os.environ.get("RANK", "0") != "0"
     if follower:
         time.sleep(3)  # where the first process met the same, it says so, and this one is ended
-    line = "".join(c if c.isprintable() else " " for c in sentence)  # names in it may be anybody's
-    print(f"ssl-kd: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print_line(f"ssl-kd: {sentence.strip()}", sys.stderr)  # names in it may be anybody's
     if follower:
         os._exit(2)  # an orderly end would first wait for the others, who wait for this one
     return 2

@@ -15,7 +15,6 @@ from ssl_kd import __version__
 from ssl_kd.build import build_cohort, check_options, read_data
 from ssl_kd.cohort import Cohort
 from ssl_kd.data import Data
-from ssl_kd.data.labels import printable
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.evaluate import Evaluator, classifiers, network
@@ -25,6 +24,7 @@ from ssl_kd.probes.features import embed
 from ssl_kd.run import Run
 from ssl_kd.saved import check_links, environment, read_config, read_json
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 from ssl_kd.trust import check_names
 
 

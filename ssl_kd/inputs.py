@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ssl_kd.data.adapt import LUMINANCE
 from ssl_kd.data.files import decode, first_line, read_file, squared
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 One = np.ndarray | Tensor | Image.Image | str | os.PathLike[str]
 Images = One | Sequence[One]

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from ssl_kd.cast import is_frozen
+from ssl_kd.console import stacked
 from ssl_kd.groups import config_folder
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
@@ -47,7 +48,7 @@ def method_page(config: DictConfig) -> Group:
         if path.is_file()
         else []
     )
-    return Group("\n".join(header), "", _peer_table(config), "", edge_table(config), "", *graph(config))
+    return Group(*header, "", _peer_table(config), "", edge_table(config), "", *graph(config))
 
 
 def edge_table(config: DictConfig) -> Table:
@@ -147,7 +148,7 @@ def _peer_table(config: DictConfig) -> Table:
             for head, node in (peer.get("heads") or {}).items()
         ]
         sees = [inputs[name]] if several else []
-        table.add_row(str(name), network.get("name", network.get("_target_")), *sees, "\n".join(heads))
+        table.add_row(str(name), network.get("name", network.get("_target_")), *sees, stacked(*heads))
     return table
 
 

@@ -34,6 +34,7 @@ from ssl_kd.saved import read_config
 from ssl_kd.signals import REQUEUE, passed_on
 from ssl_kd.system.paths import expand
 from ssl_kd.system.safe_path import environment, python
+from ssl_kd.system.text import print_line
 from ssl_kd.values import whole
 from ssl_kd.words import options
 
@@ -91,7 +92,7 @@ def main(words: Sequence[str]) -> int:
     study = read(path, out)
     if given.get("dry_run"):
         for run in study.runs:
-            print(f"{'done' if run.done else 'to do':<6} ssl-kd train {shlex.join(run.words)}")
+            print_line(f"{'done' if run.done else 'to do':<6} ssl-kd train {shlex.join(run.words)}")
         return 0
     ended = carry_out(study, jobs, out / "logs")
     if ended is None:
@@ -99,7 +100,9 @@ def main(words: Sequence[str]) -> int:
     failed, unstarted = (", ".join(run.folder.name for run in runs) for runs in ended)
     if failed:
         more = f"; not started because of that: {unstarted}" if unstarted else ""
-        print(f"failed: {failed}{more}; what they said is in {out / 'logs'}; the same command tries again")
+        print_line(
+            f"failed: {failed}{more}; what they said is in {out / 'logs'}; the same command tries again"
+        )
     for number, (base, groups) in enumerate(study.comparisons):
         results = [run for run in study.runs if run.done and run.group in groups]
         if len({run.group for run in results}) > 1:

@@ -13,9 +13,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains what `argv` describes; returns the exit code, which `ssl-kd train --help` explains."""
     from ssl_kd.errors import guarded
     from ssl_kd.system.safe_path import leave_current_folder
+    from ssl_kd.system.text import guard_streams
 
     if argv is None:
         leave_current_folder()
+        guard_streams()
     return guarded(_main, list(sys.argv[1:] if argv is None else argv))
 
 

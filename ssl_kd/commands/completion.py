@@ -227,7 +227,7 @@ def _paths(value: str, key: str) -> list[str]:
     for path in entries:
         if not path.name.startswith(tail) or (path.name.startswith(".") and not tail.startswith(".")):
             continue
-        if any(c.isspace() or c in "'\"\\" for c in path.name):  # it would need quotes
+        if not path.name.isprintable() or any(c in " '\"\\" for c in path.name):  # it would need quotes
             continue
         word = f"{head}{slash}{path.name}"
         if path.is_dir():

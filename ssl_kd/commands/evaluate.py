@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_kd.commands.catalogue import PROBES, probe_options, refuse_unknown
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.text import print_line
 from ssl_kd.words import options
 
 OPTIONS = ("run", "probes", "checkpoint", "device")
@@ -81,7 +82,7 @@ def evaluate(asked: Asked) -> int:
         if name not in scored:
             out.print(probe_table(name, result))
     for name in results:
-        print(f"{asked.run}/eval/{name}.json")
+        print_line(f"{asked.run}/eval/{name}.json")
     if failed:
         reasons = dict.fromkeys(str(error) for error in failed.values())
         made = f"; the others are made: {', '.join(results)}" if results else ""

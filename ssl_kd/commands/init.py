@@ -14,6 +14,7 @@ from ssl_kd.commands.looking import Seen, look
 from ssl_kd.errors import InputError
 from ssl_kd.options_file import FILE
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import print_line
 from ssl_kd.system.writing import write_whole
 
 STEPS = {"cpu": 2_000, "cuda": 40_000, "mps": 10_000}  # of a first training
@@ -57,8 +58,8 @@ def main(words: Sequence[str]) -> int:
         write_whole(to, _text(to, seen, device, lines))
     except OSError as error:
         raise InputError(f"{to} cannot be written ({error.strerror}); name another by to=") from error
-    print("\n".join([described(seen), *seen.notes]))
-    print(f"{to} is written; look it over, then:\n")
+    for text in (described(seen), *seen.notes, f"{to} is written; look it over, then:", ""):
+        print_line(text)
     said = f"{FILE}={to}"
     for command, what in (
         (f"ssl-kd train {said} dry_run=true", "is all as it should be? one step, nothing written"),
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> int:
         (f"ssl-kd train {said}", "train; the same command continues"),
         ("ssl-kd runs", "what came of it"),
     ):
-        print(f"  {command:<44}  {what}")
+        print_line(f"  {command:<44}  {what}")
     return 0
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from ssl_kd.data import Data, Encoded, arrays, folder, shards
 from ssl_kd.data.files import decode, opened
 from ssl_kd.data.image_files import extensions
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 LOOKED_AT = 200  # images that are opened, evenly spread
 BUILT_IN = ("digits", "cifar10", "cifar100", "fashion_mnist")

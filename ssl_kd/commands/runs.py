@@ -14,6 +14,7 @@ from ssl_kd.commands.catalogue import VALUES, refuse_unknown
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.status import read as read_status
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import print_line, printable
 
 MOST_DEEP = 6  # folders below the one that is looked into
 _MARKS = ("status.json", "summary.json", "metrics.jsonl", "checkpoints", "environment.json")
@@ -67,7 +68,9 @@ def main(words: Sequence[str]) -> int:
     rows.sort(key=_order(given.get("sort", "run")))
     try:
         if given.get("format") == "json":
-            print("".join(json.dumps(asdict(row)) + "\n" for row in rows), end="", flush=True)
+            for row in rows:
+                print_line(json.dumps(asdict(row)).replace("\x7f", "\\u007f"))  # a form of JSON's own
+            sys.stdout.flush()
         else:
             from ssl_kd.commands.runs_table import print_table
 
@@ -201,7 +204,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     """A text as it can stand in a table: anybody may have written it."""
-    return "".join(c if c.isprintable() else " " for c in value) if isinstance(value, str) else None
+    return printable(value) if isinstance(value, str) else None
 
 
 def _whole(value: Any) -> int | None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_kd.system.text import print_line, printable
+
 if TYPE_CHECKING:
     from ssl_kd.commands.runs import Row
 
@@ -20,20 +22,21 @@ _COLOURS = {"running": 32, "failed": 31, "broken": 31, "killed": 33, "stopped": 
 
 def print_table(folder: Path, rows: Sequence["Row"], others: Sequence[str]) -> None:
     if rows:
-        print(f"runs in {folder}\n")
+        print_line(f"runs in {folder}")
+        print_line()
         for line in _lines(rows):
-            print(line)
-        print()
+            print(line)  # its cells are printable; the colours are ours
+        print_line()
     else:
-        print(f"there is no run in {folder}")
+        print_line(f"there is no run in {folder}")
     for row in rows:
         if row.note:
-            print(f"{row.run}: {row.note}")
+            print_line(f"{row.run}: {row.note}")
     lost = [row.run for row in rows if row.state in ("killed", "interrupted")]
     if lost:
-        print(f"the command that began it continues: {', '.join(lost)}")
+        print_line(f"the command that began it continues: {', '.join(lost)}")
     if others:
-        print(f"no runs: {', '.join(others)}")
+        print_line(f"no runs: {', '.join(others)}")
 
 
 def _lines(rows: Sequence["Row"]) -> list[str]:
@@ -71,7 +74,8 @@ def _cells(row: "Row") -> list[dict[str, str]]:
     for number, (name, scores) in enumerate(list(row.peers.items()) or [("", {})]):
         said = own if number == 0 else dict.fromkeys(own, "")
         percents = {"kNN 20": _percent(scores.get("knn")), "linear": _percent(scores.get("linear"))}
-        lines.append({**said, "peers": name, **percents})
+        cells = {**said, "peers": name, **percents}
+        lines.append({head: printable(text) for head, text in cells.items()})
     return lines
 
 

@@ -14,6 +14,7 @@ from ssl_kd.own.nodes import Named, named
 from ssl_kd.own.words import config_hashes
 from ssl_kd.saved import read_config
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import print_line
 from ssl_kd.trust import entry_of, is_foreign, standing
 from ssl_kd.words import options
 
@@ -40,13 +41,13 @@ def main(words: Sequence[str]) -> int:
             f"{folder} is neither a run folder nor a folder of configs (configs/method/NAME.yaml)"
         )
     if not foreign:
-        print(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")
+        print_line(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")
         return 0
     found = {each.name: standing(each) for each in foreign}
-    print(f"{folder} will run, when it is read:")
+    print_line(f"{folder} will run, when it is read:")
     for line in _lines(foreign, found):
-        print(f"  {line}")
-    print(f"on record in {record.write(folder, entry_of(foreign, found, hashes))}")
+        print_line(f"  {line}")
+    print_line(f"on record in {record.write(folder, entry_of(foreign, found, hashes))}")
     return 0
 
 

@@ -5,11 +5,13 @@ import statistics
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from ssl_kd.compare.differences import Comparison, Difference
 from ssl_kd.compare.groups import Group
 from ssl_kd.compare.notes import equal_compute
 from ssl_kd.compare.scores import scored
+from ssl_kd.console import stacked
 from ssl_kd.saved import SINGLES
 
 HEADLINES = ("top1", "knn20", "linear")  # named beforehand, so that nobody picks the best of many
@@ -52,7 +54,7 @@ def table(comparison: Comparison, shown: Sequence[str] | None = None) -> Table:
         has = [scored(run).get(peer, {}) for run in base.runs]
         cells = [[of[score] for of in has if score in of] for score in shown]
         means = (f"{points(statistics.fmean(cell), signed=False)} %" if cell else "" for cell in cells)
-        found.add_row(f"{base.name}\n{peer}", _cost(base, base, len(base.runs)), *means)
+        found.add_row(stacked(base.name, peer), _cost(base, base, len(base.runs)), *means)
     groups = {group.name: group for group in comparison.groups}
     rows: dict[tuple[str, str, str], dict[str, Difference]] = {}
     for d in comparison.differences:
@@ -60,8 +62,8 @@ def table(comparison: Comparison, shown: Sequence[str] | None = None) -> Table:
     for (name, peer, base_peer), by_score in rows.items():
         count = max(len(d.seeds) for d in by_score.values())
         cells_ = (_cell(by_score[score]) if score in by_score else "" for score in shown)
-        against = "" if base_peer == peer else f"\nagainst {base_peer}"
-        found.add_row(f"{name}\n{peer}{against}", _cost(groups[name], base, count), *cells_)
+        against = [] if base_peer == peer else [f"against {base_peer}"]
+        found.add_row(stacked(name, peer, *against), _cost(groups[name], base, count), *cells_)
     return found
 
 
@@ -119,17 +121,17 @@ def _terms(group: Group, base: Group) -> str:
     return f"{epochs}, {group.compute / base.compute:.2g} times the compute"
 
 
-def _cost(group: Group, base: Group, count: int) -> str:
+def _cost(group: Group, base: Group, count: int) -> Text:
     ratio = group.compute / base.compute
     compute = "compute ?" if math.isnan(ratio) else f"{ratio:.1f} x compute"
-    return f"{group.epochs} epochs\n{compute}\n{count} seed{'s' if count > 1 else ''}"
+    return stacked(f"{group.epochs} epochs", compute, f"{count} seed{'s' if count > 1 else ''}")
 
 
-def _cell(d: Difference) -> str:
+def _cell(d: Difference) -> Text:
     if math.isnan(d.low):
-        return f"{points(d.mean)}\nno interval"
+        return stacked(points(d.mean), "no interval")
     mark = "• " if d.leaves_out_zero else ""
-    return f"{mark}{points(d.mean)}\n{points(d.low)} to {points(d.high)}"
+    return stacked(f"{mark}{points(d.mean)}", f"{points(d.low)} to {points(d.high)}")
 
 
 def _caption(comparison: Comparison) -> str:

@@ -18,9 +18,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from ssl_kd.data import depth
 from ssl_kd.data.depth import FULL
 from ssl_kd.data.image_files import formats
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 MOST_BYTES = 1 << 30  # of a file: more than the pixels that an image may have
 

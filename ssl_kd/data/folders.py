@@ -9,7 +9,6 @@ from typing import Any
 
 from ssl_kd.data.files import Paths
 from ssl_kd.data.image_files import Tree, image_files, kinds, no_image
-from ssl_kd.data.labels import printable
 from ssl_kd.data.lists import read_list
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.data.splits import (
@@ -25,6 +24,7 @@ from ssl_kd.data.splits import (
 )
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 
 def folder(

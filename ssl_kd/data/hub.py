@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ssl_kd.data.files import first_line, read_file
-from ssl_kd.data.labels import Said, lacks, listed, printable
+from ssl_kd.data.labels import Said, lacks, listed
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.data.splits import TEST, TRAIN, VALIDATION, role
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 _LABELS = ("int", "uint", "string", "large_string")  # how the kinds of a column of labels begin
 # What columns of classes are called, where their kind does not say that they are.

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ssl_kd.data.labels import listed, positions_of, printable
+from ssl_kd.data.labels import listed, positions_of
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.text import printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # What columns are called, in lower case; of several the first that fits.

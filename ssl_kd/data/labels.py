@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from ssl_kd.errors import InputError
+from ssl_kd.system.text import printable
 
 Said = Sequence[int | str | None]
 
@@ -191,8 +192,3 @@ class _Order:
             if self.key(one) == self.key(two):
                 raise InputError(f"{where} has the classes {one} and {two}, which are one number; rename one")
         return ordered
-
-
-def printable(name: str) -> str:
-    """A name out of a data set as it can stand in a sentence or a page: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

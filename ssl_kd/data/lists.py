@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_kd.data.label_tables import columns_of, read_table
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 
 def _pairs(place: Path, lines: list[str]) -> Iterator[tuple[int, str, str]]:

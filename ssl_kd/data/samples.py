@@ -18,8 +18,8 @@ import numpy as np
 
 from ssl_kd.data.files import first_line
 from ssl_kd.data.image_files import BESIDE, extensions, kinds
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError
+from ssl_kd.system.text import printable
 
 MOST_LABEL = 1 << 20  # bytes of a .cls or .json
 COLUMN = re.compile("[A-Za-z_][A-Za-z_0-9]*")  # a word, which "5x" in slide_3.5x is not

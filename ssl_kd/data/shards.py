@@ -17,11 +17,11 @@ import numpy as np
 
 from ssl_kd.data.files import first_line
 from ssl_kd.data.image_files import kinds, no_image
-from ssl_kd.data.labels import printable
 from ssl_kd.data.samples import Index, samples_of
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
 MOST_FILES = 1_000_000  # that braces may stand for

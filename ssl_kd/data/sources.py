@@ -16,11 +16,12 @@ import torch
 
 from ssl_kd.data import depth
 from ssl_kd.data.files import data_root, decode, first_line, read_npz
-from ssl_kd.data.labels import Said, number, printable
+from ssl_kd.data.labels import Said, number
 from ssl_kd.data.workers import Chunk, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable
 
 RESIDENT_BYTES = 2 << 30  # a source up to this size is held decoded
 

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ssl_kd.data.labels import printable
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.text import printable
 
 TRAIN, TEST, VALIDATION, UNLABELLED = "train", "test", "validation", "unlabelled"
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ssl_kd.errors import InputError
+from ssl_kd.system.text import print_line
 
 QUIET = 60.0  # seconds without an image after which whoever is waited for is named
 PATIENCE = 600.0  # and after which reading ends, unless SSL_KD_PATIENCE says another number
@@ -72,9 +73,8 @@ class Progress:
                 )
             elif silent >= QUIET and not said:
                 said = True
-                print(
+                print_line(
                     f"waiting for data: nothing for {silent:.0f} s from {self.where(worker)}; given up after "
                     f"{most:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
+                    sys.stderr,
                 )

@@ -10,6 +10,7 @@ from ssl_kd.export.deployed import deployed as deployed
 from ssl_kd.export.formats import FORMATS, Written
 from ssl_kd.export.own import read as read
 from ssl_kd.finished import load
+from ssl_kd.system.text import print_line
 
 OPTIONS = ("run", "peer", "format", "to", "checkpoint")
 
@@ -48,5 +49,5 @@ def main(given: Mapping[str, Any]) -> int:
     words = {key: str(value) for key, value in given.items() if value not in (None, "")}
     if "run" not in words:
         raise InputError("run is needed; give it as run=runs/NAME")
-    print(export(words.pop("run"), **words))
+    print_line(export(words.pop("run"), **words))
     return 0

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import yaml
 
 from ssl_kd.cost import macs
-from ssl_kd.data.labels import printable
 from ssl_kd.export import provenance
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.markdown import fence, table, text
+from ssl_kd.system.text import printable
 
 MOST_CLASSES = 100  # that are listed; the file or config.json has all of them
 

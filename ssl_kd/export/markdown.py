@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ssl_kd.data.labels import printable
+from ssl_kd.system.text import printable
 
 
 def text(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.text import print_line
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     from ssl_kd.machine import pick_device, set_threads
 
     set_threads(None)
-    print(run_page(str(given["run"]), pick_device(given.get("device", "auto")), given.get("map", "pca")))
+    print_line(run_page(str(given["run"]), pick_device(given.get("device", "auto")), given.get("map", "pca")))
     return 0
 
 

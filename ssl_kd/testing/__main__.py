@@ -10,6 +10,7 @@ from rich.table import Table  # noqa: E402
 
 from ssl_kd.console import console  # noqa: E402
 from ssl_kd.errors import InputError, guarded  # noqa: E402
+from ssl_kd.system.text import print_lines  # noqa: E402
 from ssl_kd.testing import Difference, compare_processes  # noqa: E402
 
 EXACT = 1e-9  # in float64, of the largest gradient entry
@@ -25,7 +26,7 @@ Exit codes: 0 equal up to 1e-9 in float64, 1 not equal, 2 bad input (one sentenc
 
 def _main(words: list[str]) -> int:
     if not words or "--help" in words or "-h" in words:
-        print(HELP, end="")
+        print_lines(HELP)
         return 0
     own = dict(word.split("=", 1) for word in words if word.startswith(("processes=", "steps=")))
     rest = [word for word in words if not word.startswith(("processes=", "steps="))]

@@ -12,6 +12,7 @@ from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ssl_kd.system.text import print_line
 from ssl_kd.testing import worker
 
 _LATE = ("torch._dynamo", "sklearn.datasets")  # what torch's optimisers and the digits would import in each
@@ -66,7 +67,8 @@ def _wait(children: Mapping[Path, BaseProcess], end: float) -> int:
         time.sleep(0.05)
     refused, failed = where(lambda code: code == 2), where(lambda code: bool(code))
     for said in refused[:1] or failed or running:
-        print(f"{said.stem.replace('-', ' processes, number ')}:\n{said.read_text()}", file=sys.stderr)
+        for line in (f"{said.stem.replace('-', ' processes, number ')}:", *said.read_text().splitlines()):
+            print_line(line, sys.stderr)
     return 2 if refused else 1 if failed or running else 0
 
 
