@@ -85,6 +85,7 @@ def _numpy(path: Path, key: str | None) -> np.ndarray | Table:
 
 def _is_text(found: np.lib.npyio.NpzFile, name: str) -> bool:
     """Whether an array of an .npz holds strings, by its header: the others may be large."""
+    assert found.zip is not None  # it is open
     if f"{name}.npy" not in found.zip.namelist():
         return False
     with found.zip.open(f"{name}.npy") as member:
