@@ -1,7 +1,7 @@
 """From a composed config to objects: every option is checked against the constructor that takes it."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -169,12 +169,14 @@ def build_cohort(
     shape: tuple[int, int, int],
     terms: Sequence[Term] | None = None,
     sources: bool = True,
+    anew: Mapping[str, str] | None = None,
 ) -> Cohort:
     """The cohort on the CPU, each peer's weights drawn from the stream of its own name.
 
     shape: (C, H, W) of the images; networks are made for squares of `data.size`.
     terms: with them, the cohort gives out only what they read.
     sources: whether `weights` of peers are read; not where a checkpoint of this cohort follows.
+    anew: peer -> a head of it that takes nothing from them.
     """
     peers: dict[str, nn.Module] = {}
     follow, frozen = {}, []
@@ -185,7 +187,9 @@ def build_cohort(
             peers[str(name)] = build_peer(str(name), node, surroundings)
         if node.get("weights") and sources:
             cut = node.cut.of if node.get("cut") else ""
-            start_from(peers[str(name)], str(name), node.weights, is_frozen(node), cut)
+            start_from(
+                peers[str(name)], str(name), node.weights, is_frozen(node), cut, (anew or {}).get(str(name))
+            )
         if is_frozen(node):
             frozen.append(str(name))
         if node.get("follow"):

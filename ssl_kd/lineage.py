@@ -57,20 +57,25 @@ def chosen(config: DictConfig, peers: list[str], wanted: str | None, name: str) 
 
 def check_classes(name: str, weights: Any, classes: Sequence[str]) -> None:
     """Refuses, as the teacher of a student's classes, a network that learned others. Raises InputError."""
+    other = other_classes(weights, classes)
+    if other:
+        raise InputError(f"peers.{name}.weights: {other}: a student of its logits needs the same")
+
+
+def other_classes(weights: Any, classes: Sequence[str]) -> str:
+    """What classes the run of `weights` knows, where they are others or in another order; else ""."""
     folder = expand(str(weights if isinstance(weights, str) else weights.run))
     if not (folder / "data.json").is_file():
-        return
+        return ""
     theirs = (read_json(folder / "data.json").get("train") or {}).get("classes") or []
     known = list(map(str, theirs))
-    if known and known != list(classes):
-        # from the first that differs: what is alike tells nothing
-        at = next((i for i, pair in enumerate(zip(known, classes, strict=False)) if pair[0] != pair[1]), 0)
-        there, here = (_around(some, at) for some in (known, list(classes)))
-        order = ", in another order" if sorted(known) == sorted(classes) else ""
-        raise InputError(
-            f"peers.{name}.weights: {folder} knows {len(known)} classes ({there}), and the data has "
-            f"{len(classes)} ({here}){order}: a student of its logits needs the same"
-        )
+    if not known or known == list(classes):
+        return ""
+    # from the first that differs: what is alike tells nothing
+    at = next((i for i, pair in enumerate(zip(known, classes, strict=False)) if pair[0] != pair[1]), 0)
+    there, here = (_around(some, at) for some in (known, list(classes)))
+    order = ", in another order" if sorted(known) == sorted(classes) else ""
+    return f"{folder} knows {len(known)} classes ({there}), and the data has {len(classes)} ({here}){order}"
 
 
 def _around(names: Sequence[str], at: int) -> str:

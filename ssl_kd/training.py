@@ -40,7 +40,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, classifiers
 from ssl_kd.identity import run_name
 from ssl_kd.launch import launched
-from ssl_kd.lineage import check_classes, is_run
+from ssl_kd.lineage import check_classes, is_run, other_classes
 from ssl_kd.machine import (
     compile_networks,
     full_attention,
@@ -136,6 +136,7 @@ def build(config: DictConfig) -> Parts:
         *data.notes,
         *(f"probe.data: {note.removeprefix('data: ')}" for note in labelled),
         Evaluator(config, data).missing,
+        *(why for _, why in _classifiers_anew(config, data).values()),
     ]
     parts = assemble(config, accelerator, data)
     say(
@@ -161,6 +162,23 @@ def say(parts: Parts, what: Any) -> None:
         console().print(what, soft_wrap=isinstance(what, str))
 
 
+def _classifiers_anew(config: DictConfig, data: Data) -> dict[str, tuple[str, str]]:
+    """Learning peer -> its classifier and why, where its weights are of a run with other classes.
+
+    Raises InputError for a frozen one, which would teach others than the data's.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    if _folder(config).self_contained:
+        return found
+    for name, head in classifiers(config).items():
+        weights = config.peers[name].get("weights")
+        if weights and is_run(weights) and is_frozen(config.peers[name]):
+            check_classes(name, weights, data.train.classes)
+        elif weights and is_run(weights) and (other := other_classes(weights, data.train.classes)):
+            found[name] = head, f"peers.{name}: its {head} begin anew, since {other}"
+    return found
+
+
 def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
     """What `config` makes of the images in `data`; `read_data` has filled in what the config left open."""
     watch = Watch(**config.health)
@@ -168,10 +186,8 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
         config, data, accelerator.device, accelerator.process_index, accelerator.num_processes
     )
     terms, fresh = build_terms(config), not _folder(config).self_contained
-    for name in classifiers(config) if fresh else ():
-        if is_frozen(config.peers[name]) and is_run(config.peers[name].get("weights")):
-            check_classes(name, config.peers[name].weights, data.train.classes)
-    own = build_cohort(config, data.train.shape, terms, sources=fresh)
+    anew = {name: head for name, (head, _) in _classifiers_anew(config, data).items()}
+    own = build_cohort(config, data.train.shape, terms, sources=fresh, anew=anew)
     check_rows(config, terms, own, accelerator.num_processes)
     if accelerator.num_processes > 1:
         global_batch_norm(own)

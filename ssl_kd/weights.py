@@ -28,7 +28,12 @@ _CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear", "linear"
 
 
 def start_from(
-    peer: nn.Module, name: str, source: str | DictConfig, whole: bool = False, cut: str = ""
+    peer: nn.Module,
+    name: str,
+    source: str | DictConfig,
+    whole: bool = False,
+    cut: str = "",
+    anew: str | None = None,
 ) -> None:
     """Puts weights into `peer`: those of its backbone, and of heads that both have.
 
@@ -39,6 +44,7 @@ def start_from(
     A network of Hugging Face reads the names of its library, and a folder of `save_pretrained`, too.
     whole: heads that the source has not are refused: one that never learns would say nothing.
     cut: the head of the source whose first layers the backbone goes on through; "" for none.
+    anew: a head that is left as it is, since it says other classes than that of the source.
     Raises InputError for what is not there, for what would have to be executed, and for another network.
     """
     where, own = f"peers.{name}.weights", peer.state_dict()
@@ -52,7 +58,7 @@ def start_from(
         theirs, what, owner = *_of_run(source, name, where), ""
         if cut and not any(key.startswith("backbone.backbone.") for key in theirs):
             theirs = _through(theirs, cut, own)
-    both = _heads(own) & _heads(theirs)
+    both = (_heads(own) & _heads(theirs)) - {anew}
     if whole and _heads(own) - both:
         head = min(_heads(own) - both)
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ssl_kd
 from ssl_kd.cli import main
@@ -339,6 +340,35 @@ def test_a_teacher_that_knows_the_classes_in_another_order_is_refused_with_both_
         InputError, match=r"6 classes \(\.\.\., f, e\), .* \(\.\.\., e, f\), in another order"
     ):
         check_classes("teacher", str(tmp_path), list("abcdef"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (CAT[::-1], "its logits begin anew, since .* in another order"),
+        ([*CAT, "eel"], "its logits begin anew, since .* knows 3 classes .* and the data has 4"),
+        (CAT, None),
+    ],
+    ids=["another order", "more classes", "the same"],
+)
+def test_a_classifier_of_other_classes_is_not_taken_over(classes, expected, capsys):
+    npz(np.arange(48) % 3, np.arange(24) % 3, class_names=np.array(CAT))
+    words = [*TRAIN, "method=supervised"]
+    assert main(words) == 0
+    capsys.readouterr()
+    npz(np.arange(48) % len(classes), np.arange(24) % len(classes), class_names=np.array(classes))
+    peer = "peers={a: {weights: runs/a, backbone: {name: resnet8, base: 4}}}"
+    assert main([*words, peer, "run=runs/b"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert bool(re.search(expected or "begin anew", said)) == (expected is not None), said
+    start = load_file("runs/b/start.safetensors")
+    before = load_file("runs/a/checkpoints/last/cohort.safetensors")
+    stem = next(key for key in before if key.startswith("peers.a.backbone."))
+    assert torch.equal(start[stem], before[stem])
+    head = "peers.a.heads.logits.weight"
+    assert (start[head].shape == before[head].shape and torch.equal(start[head], before[head])) == (
+        not expected
+    )
 
 
 def test_names_of_the_images_of_tars_and_of_the_hub_are_those_of_their_files(own_folder):
