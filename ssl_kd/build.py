@@ -35,7 +35,7 @@ from ssl_kd.terms import Each, Edge, Mutual
 from ssl_kd.weights import start_from
 
 # What the `data` node says beside the arguments of its constructor.
-_DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers")
+_DATA_KEYS = ("name", "size", "mean", "std", "resident_bytes", "workers", "hash_bytes", "overlap")
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _numbered(names: list[str], i: int) -> str:
 
 def _each(node: Any, everyone: Sequence[str]) -> list[dict[str, str]]:
     """What "own" and "previous" stand for, once for each peer that the node is to be made for."""
-    owners = {text.split(".")[0].split("_")[0] for text in _texts(node)}
+    owners = {text.split(".")[0].split("_")[0] for text in texts(node)}
     if "previous" in owners:
         return [{"own": own, "previous": everyone[i]} for i, own in enumerate(everyone[1:])]
     return [{"own": own} for own in everyone] if "own" in owners else [{}]
@@ -181,11 +181,11 @@ def _names(key: Any, value: Any) -> bool:
     return key != "_target_" and (not lone or key == "leader")
 
 
-def _texts(node: Any) -> list[str]:
+def texts(node: Any) -> list[str]:
     if isinstance(node, Mapping):
-        return [text for key, value in node.items() if _names(key, value) for text in _texts(value)]
+        return [text for key, value in node.items() if _names(key, value) for text in texts(value)]
     if isinstance(node, list):
-        return [text for value in node for text in _texts(value)]
+        return [text for value in node for text in texts(value)]
     return [node] if isinstance(node, str) else []
 
 

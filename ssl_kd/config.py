@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +15,7 @@ from yaml import YAMLError
 
 from ssl_kd import architecture, labelled
 from ssl_kd.assign import PEER_KEYS, assign
-from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, overlay
+from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, overlay, texts
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import chosen_file, folders
 from ssl_kd.lineage import inherit
@@ -25,6 +26,7 @@ from ssl_kd.system.paths import expanded
 from ssl_kd.values import SHAPES, check, check_whole
 from ssl_kd.words import Said, last, read
 
+MAIN = "ssl_kd_config"  # what configs/config.yaml of ours is called among the files of configs
 _SEPARABLE = "ssl_kd.data.recipes.Recipe"  # of our recipes the one that can make views for each peer
 
 
@@ -52,6 +54,7 @@ def _compose(words: Sequence[str]) -> DictConfig:
             config.recipe[key] = value
     _lay_parts(config, assigned)
     preset = _preset(config, assigned)
+    declared = copy.deepcopy(preset.get("peers") or config.peers)
     pretexts = Pretexts(*_asked(config, preset, assigned))
     pretexts.lay(config)
     templates = pretexts.templates(config.peer)
@@ -89,9 +92,34 @@ def _compose(words: Sequence[str]) -> DictConfig:
             raise InputError(f"{item.key}: the method adds this peer; say others.NAME.pretext")
         assign(config, item)
     check(config, SHAPES)
+    _check_roles(config, declared, assigned)
     _finish(config, everyone, having)
     allow(config, assigned, inherited)
     return config
+
+
+def _check_roles(config: DictConfig, declared: Any, assigned: Sequence[Said]) -> None:
+    """Refuses peers that replace those whose names the method's terms, or other peers, go by."""
+    if not isinstance(declared, DictConfig):
+        return
+    read = {
+        text.partition(".")[0]
+        for node in (config.terms, *config.peers.values())
+        for text in texts(OmegaConf.to_container(node, resolve=False))
+    }
+    missing = [str(name) for name in declared if name not in config.peers and str(name) in read]
+    if not missing:
+        return
+    learns = [n for n, peer in declared.items() if isinstance(peer, str) or not (peer or {}).get("frozen")]
+    role = next((str(name) for name in learns if "follow" not in (declared[name] or ())), str(learns[0]))
+    said = next((item.value for item in assigned if item.key == "peers"), None)
+    first = (
+        said[0] if isinstance(said, list | ListConfig) and said and isinstance(said[0], str) else "resnet20"
+    )
+    raise InputError(
+        f"method={config.method} goes by the names of its peers, {', '.join(map(str, declared))}, and there "
+        f"is no {missing[0]}: peers= replaces them all; for another backbone say peers.{role}={first}"
+    )
 
 
 def _preset(config: DictConfig, assigned: Sequence[Said]) -> DictConfig:
@@ -142,11 +170,13 @@ def _assign_each(config: DictConfig, item: Said, templates: dict[tuple[str, ...]
 
 
 def _hydra(picked: Sequence[str]) -> DictConfig:
-    own, *users = folders()
-    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in users)}]"] if users else []
+    *users, own = reversed(folders())  # the first that has a file of a name is taken
+    search = [f"hydra.searchpath=['file://{own.resolve()}']"] if users else []
     try:
-        with initialize_config_dir(str(own.resolve()), version_base="1.3"):
-            full = hydra_compose("config", overrides=[*picked, *search], return_hydra_config=True)
+        # By itself: a config.yaml of the user's own would be taken for it.
+        ConfigStore.instance().store(MAIN, OmegaConf.load(own / "config.yaml"))
+        with initialize_config_dir(str((users or [own])[0].resolve()), version_base="1.3"):
+            full = hydra_compose(MAIN, overrides=[*picked, *search], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the config files do not fit together: {' '.join(str(error).split())}") from error
     chosen = full.hydra.runtime.choices

@@ -1,7 +1,7 @@
 """A finished run, loaded again from its folder: its networks at once, its images when they are needed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ssl_kd import __version__
 from ssl_kd.build import build_cohort, check_options, read_data
 from ssl_kd.cohort import Cohort
 from ssl_kd.data import Data
+from ssl_kd.data.identity import ACCEPT, check_accept, difference
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.evaluate import Evaluator, classifiers, network
@@ -33,6 +34,7 @@ class Finished:
     """The cohort of a run's checkpoint, on a device. `step` is the checkpoint's.
 
     Its networks need nothing but the folder; `data`, and what is made from it, needs the images too.
+    data_changed: "accept" takes images that are not those of the training; `differs` says what was found.
     """
 
     run: Run
@@ -41,12 +43,24 @@ class Finished:
     step: int
     checkpoint: str
     device: torch.device
+    data_changed: str | None = field(default=None, kw_only=True)
+    differs: str = field(default="", init=False)
 
     @cached_property
     def data(self) -> Data:
-        """The run's own images, read when first asked for. Raises InputError where they cannot be."""
+        """The run's own images, read when first asked for.
+
+        Raises InputError where they cannot be, and where they are not those that the run noted, unless
+        data_changed is "accept".
+        """
         check_names(self.config, self.run.folder)  # another run may have been read since
-        return read_data(self.config)
+        data = read_data(self.config)
+        self.differs = difference(read_json(self.run.folder / "data.json"), data, self.config)
+        if self.differs and self.data_changed != "accept":
+            raise InputError(
+                f"the data of {self.run.folder} changed since it began: {self.differs}; {ACCEPT}"
+            )
+        return data
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -130,10 +144,13 @@ class Finished:
         return said
 
 
-def load(run: str | Path, device: str = "cpu", checkpoint: str | None = None) -> Finished:
+def load(
+    run: str | Path, device: str = "cpu", checkpoint: str | None = None, data_changed: str | None = None
+) -> Finished:
     """The run in the folder `run`; its images are not read before they are asked for.
 
     device: auto, cpu, cuda or mps. checkpoint: last or chosen; None is the one that the run itself reports.
+    data_changed: "accept" takes images that changed since the run began.
     Raises InputError: no run, no checkpoint, or a run that another version made and this one cannot read.
     """
     folder = str(expand(run))
@@ -141,6 +158,7 @@ def load(run: str | Path, device: str = "cpu", checkpoint: str | None = None) ->
     config = read_config(folder)
     check_links(folder)
     config.run = str(there.folder)  # it may have been moved
+    check_accept("data_changed", data_changed)
     if checkpoint not in (None, "last", "chosen"):
         raise InputError(f'checkpoint is "{checkpoint}", but can be: last, chosen')
     chosen = checkpoint == "chosen" or (checkpoint is None and config.probe.get("select", "last") != "last")
@@ -159,7 +177,15 @@ def load(run: str | Path, device: str = "cpu", checkpoint: str | None = None) ->
             raise
         said = " ".join(str(error).split())
         raise InputError(f"{folder}{other} cannot be read by {__version__}: {said}") from error
-    return Finished(there, config, cohort.to(place), step, "chosen" if chosen else "last", place)
+    return Finished(
+        there,
+        config,
+        cohort.to(place),
+        step,
+        "chosen" if chosen else "last",
+        place,
+        data_changed=data_changed,
+    )
 
 
 def _place(device: str) -> torch.device:

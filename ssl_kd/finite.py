@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 
 class NonFinite(InputError):
     """A term, a gradient or a weight became infinite or not a number; the message says when and whose."""
+
+
+def check_weights(weights: Mapping[str, object], where: str) -> None:
+    """Raises InputError for the first tensor with a value that is infinite or not a number."""
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            raise InputError(
+                f'{where} holds {count:,} values that are infinite or not a number, the first in "{name}": '
+                "no network; take an earlier checkpoint, or another file"
+            )
 
 
 def lengths(optimizers: Sequence[Optimizer]) -> tuple[list[Tensor], Tensor] | None:

@@ -12,7 +12,7 @@ def config_folder() -> Path:
 
 
 def folders() -> list[Path]:
-    """Ours, and after it `configs/` of the current folder, where there is one."""
+    """Ours, and after it `configs/` of the current folder, where there is one, whose files go before ours."""
     own, users = config_folder(), Path.cwd() / "configs"
     return [own] if not users.is_dir() or users.resolve() == own.resolve() else [own, users]
 

@@ -19,14 +19,17 @@ INCIDENTAL = (
     "probe",
     "tracker",
     "tracker_options",
+    "data_changed",
 )
-INCIDENTAL_DATA = ("workers", "resident_bytes")
+LATER = ("hold_out_group",)  # newer options: where they are not said, a run keeps the name that it had
+INCIDENTAL_DATA = ("workers", "resident_bytes", "hash_bytes", "overlap")
 
 
 def computed(config: DictConfig) -> DictConfig:
     """The options that change what a run computes, without those of where and how it runs."""
     watched = (config.get("health") or {}).get("on_hurt") != "gate"
     left_out = {*INCIDENTAL, *(["health"] if watched else [])}
+    left_out |= {key for key in LATER if config.get(key) is None}
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])
     usual = config.data.get("bit_depth") in (None, 16)  # as before there was the option
     data = {*INCIDENTAL_DATA, *(["bit_depth"] if usual else [])}

@@ -33,12 +33,13 @@ UNLABELLED = ("health",)  # probes that need no labels
 def probe(folder: str, name: str, options: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
     """Runs the probe `name` on the run in `folder` and writes eval/<name>.json. Raises InputError.
 
-    options: "checkpoint", and those of the probe's function below; `transfer` also takes those of `data`.
+    options: "checkpoint", "data_changed", and those of the probe's function below; `transfer` also takes
+        those of `data`.
     """
     given = dict(options)
-    checkpoint = given.pop("checkpoint", None)
+    checkpoint, changed = given.pop("checkpoint", None), given.pop("data_changed", None)
     given = checked(name, given)
-    return score(load(folder, device, checkpoint), name, given)
+    return score(load(folder, device, checkpoint, changed), name, given)
 
 
 def checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,14 @@ def checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     takes = [key for key in inspect.signature(function).parameters if key not in ("finished", "data")]
     odd = [key for key in given if key not in takes and not (name == "transfer" and _of_data(key))]
     if odd:
-        known = [*takes, "run", "device", "checkpoint", *(["data"] if name == "transfer" else [])]
+        known = [
+            *takes,
+            "run",
+            "device",
+            "checkpoint",
+            "data_changed",
+            *(["data"] if name == "transfer" else []),
+        ]
         raise InputError(f'"{odd[0]}" is not an option of {name}; {nearest(odd[0], known)}')
     for key, parameter in inspect.signature(function).parameters.items():
         if key in given and key != "data":
@@ -72,6 +80,7 @@ def score(finished: Finished, name: str, options: Mapping[str, Any]) -> dict[str
         "checkpoint": finished.checkpoint,
         "step": finished.step,
         "scored_on": scored_on(finished.config),
+        **({"data_changed": finished.differs} if finished.differs else {}),
         **found,
     }
     finished.run.write(f"eval/{name}.json", result)

@@ -26,6 +26,7 @@ from ssl_kd.cohort import Cohort
 from ssl_kd.data.files import first_line
 from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
+from ssl_kd.finite import check_weights
 from ssl_kd.identity import differences
 from ssl_kd.saved import environments, read_config, read_json, read_lines
 from ssl_kd.system.paths import expand
@@ -355,9 +356,11 @@ def _number(name: str) -> int:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({first_line(error)})") from error
+    check_weights(found, str(path))
+    return found
 
 
 def _weights(cohort: Cohort, step: int) -> dict[str, Tensor]:

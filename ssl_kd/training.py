@@ -31,7 +31,8 @@ from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Cohort
 from ssl_kd.console import Meter, console, deploy, score_table
 from ssl_kd.data import Data
-from ssl_kd.data.identity import changed, identity
+from ssl_kd.data.identity import ACCEPT, check_accept, difference, hash_bytes, of_run, sampled
+from ssl_kd.data.overlap import check_overlap
 from ssl_kd.data.parts import join
 from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
@@ -115,6 +116,9 @@ def build(config: DictConfig) -> Parts:
     """What `config` describes, on its device and in its precision; prints a line that says which."""
     check_launcher()
     check_options(config)
+    check_accept("data_changed", config.get("data_changed"))
+    check_accept("data.overlap", config.data.get("overlap"))
+    hash_bytes(config)
     chosen(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
@@ -223,6 +227,7 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
 
 
 def _dry_run(parts: Parts) -> int:
+    _check_overlap(parts)
     began = time.monotonic()
     batch = next(parts.batches(0))
     result = step(
@@ -393,9 +398,22 @@ def _open(parts: Parts) -> tuple[Run, dict[str, Any]]:
     if accelerator.is_main_process:
         run.check(config)
         noted = run.read("data.json")
-        if noted is not None and (odd := changed(noted, identity(parts.data))):
-            raise InputError(f"the data of {run.folder} changed since it began: {odd}; name another run=")
+        if noted is None:
+            _check_overlap(parts)
+        elif odd := difference(noted, parts.data, config):
+            if config.get("data_changed") != "accept":
+                raise InputError(
+                    f"the data of {run.folder} changed since it began: {odd}; name another run=, or {ACCEPT}"
+                )
+            say(parts, f"the data changed, which data_changed=accept takes: {odd}")
     return run, before
+
+
+def _check_overlap(parts: Parts) -> None:
+    """Tells of images that are in train and test; raises InputError where they are many."""
+    if parts.accelerator.is_main_process:
+        for line in check_overlap(parts.data, parts.config.data.get("overlap"), parts.config.get("hold_out")):
+            say(parts, line)
 
 
 def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
@@ -406,10 +424,7 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
         run.start(config)
         if unrecorded := put_on_record(config, run.folder):
             say(parts, unrecorded)
-        if run.read("data.json") is None:
-            noted = identity(parts.data)
-            noted["train"]["classes"] = list(parts.data.train.classes)  # for who has the run but not the data
-            run.write("data.json", noted)
+        _note_data(parts, run)
     accelerator.wait_for_everyone()
     begun = 0
     if run.checkpoints:
@@ -442,6 +457,21 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
         files = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
         say(parts, f"{files} skipped that cannot be decoded: {skipped[0]}")
     return begun
+
+
+def _note_data(parts: Parts, run: Run) -> None:
+    """Writes what the data are, also where they changed and that was accepted."""
+    before = run.read("data.json")
+    other = difference(before, parts.data, parts.config)
+    if before is not None and not other:
+        return
+    noted: dict[str, Any] = of_run(parts.data, parts.config)
+    noted["train"]["classes"] = list(parts.data.train.classes)  # for who has the run but not the data
+    if other:
+        noted["accepted"] = [*(before or {}).get("accepted", []), other]
+    run.write("data.json", noted)
+    if said := sampled(noted):
+        say(parts, said)
 
 
 def _report(parts: Parts, summary: dict[str, Any], missing: str) -> None:

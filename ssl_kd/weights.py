@@ -6,6 +6,7 @@ The run folder is the interface between our trainings, a state dict is the one w
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ssl_kd.architecture import weights_file
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.finite import check_weights
 from ssl_kd.lineage import chosen
 from ssl_kd.run import Run
 from ssl_kd.saved import read_config
@@ -128,9 +130,7 @@ def _of_file(path: Path, where: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{where}: there is no file {path}")
     try:
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        found = load_tensors(path)
+        found: Any = load_file(path) if path.suffix.lower() == ".safetensors" else load_tensors(path)
     except Exception as error:  # a damaged file can raise anything
         unsafe = isinstance(error, pickle.UnpicklingError)  # its text advises to execute the file
         why = "it is damaged, or holds more than tensors" if unsafe else first_line(error)
@@ -139,6 +139,7 @@ def _of_file(path: Path, where: str) -> dict[str, Tensor]:
         found = found.get(key, found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(map(_dense, found.values())):
         raise InputError(f"{where}: {path} holds no state dict (names and their tensors)")
+    check_weights(found, f"{where}: {path}")
     return {str(key): value for key, value in found.items()}
 
 

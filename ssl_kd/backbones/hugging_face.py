@@ -25,6 +25,7 @@ from ssl_kd.architecture import architecture, place_of, weights_file
 from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lowered, probe_image
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.finite import check_weights
 
 # They would fetch another network, or are no encoder of images alone.
 _NOT_THESE = ("timm_wrapper", "timm_backbone", "perceiver", "imagegpt", "shieldgemma2")
@@ -218,6 +219,7 @@ def _load(net: HuggingFaceNet, name: str, path: Path) -> None:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{name}: {path} cannot be read ({first_line(error)})") from error
+    check_weights(found, f"{name}: {path}")
     try:
         theirs = net.translated(found)
     except InputError as error:

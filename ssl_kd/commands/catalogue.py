@@ -31,6 +31,9 @@ _DEVICE = Option("device", "auto", "auto, cpu, cuda, mps")
 _CHECKPOINT = Option(
     "checkpoint", "null", "last, or chosen (by probe.select); null: the one that the run reports"
 )
+_CHANGED = Option(
+    "data_changed", "null", "accept: score on the run's data although they changed since it began"
+)
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -115,6 +118,7 @@ COMMANDS: dict[str, Command] = {
             _RUN,
             Option("probes", "[knn,linear]", "which, as listed below; all: every one but transfer"),
             _CHECKPOINT,
+            _CHANGED,
             _DEVICE,
         ),
     ),
@@ -149,7 +153,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "the run as one HTML page",
         (("report run=runs/a", ""), ("report run=runs/a map=umap", "")),
-        (_RUN, Option("map", "pca", "of the embeddings: pca, umap"), _DEVICE),
+        (_RUN, Option("map", "pca", "of the embeddings: pca, umap"), _CHANGED, _DEVICE),
     ),
     "export": Command(
         "the network to deploy",
@@ -214,6 +218,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "health.on_collapse": ("ignore", "warn", "stop"),
     "health.on_hurt": ("ignore", "warn", "gate"),
     "checkpoint": ("last", "chosen"),
+    "data_changed": ("accept",),
+    "data.overlap": ("accept",),
     "map": ("pca", "umap"),
     "runs.sort": ("run", "age", "state", "step", "knn", "linear", "duration", "method", "data"),
     "runs.format": ("table", "json"),
@@ -235,7 +241,7 @@ def command(name: str) -> Command:
     return Command(
         PROBES[name],
         ((f"{name} run=runs/a", ""), *_EXAMPLES.get(name, ())),
-        (_RUN, *([other] if name == "transfer" else []), *own, _CHECKPOINT, _DEVICE),
+        (_RUN, *([other] if name == "transfer" else []), *own, _CHECKPOINT, _CHANGED, _DEVICE),
         more=purpose(*_probe(name)),
     )
 

@@ -9,7 +9,7 @@ from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.text import print_line
 from ssl_kd.words import options
 
-OPTIONS = ("run", "probes", "checkpoint", "device")
+OPTIONS = ("run", "probes", "checkpoint", "device", "data_changed")
 USUAL = ("knn", "linear")
 _ELSEWHERE = ("transfer",)  # needs to be told another data set
 
@@ -22,6 +22,7 @@ class Asked:
     probes: dict[str, dict[str, Any]]
     checkpoint: str | None
     device: str
+    data_changed: str | None
 
 
 def read(words: Sequence[str]) -> Asked:
@@ -51,7 +52,8 @@ def read(words: Sequence[str]) -> Asked:
         if name not in found:
             raise InputError(f'"{key}" is for a probe that is not asked for; say probes=[...,{name}]')
         found[name][option] = value
-    return Asked(str(given["run"]), found, given.get("checkpoint"), str(given.get("device") or "auto"))
+    device, changed = str(given.get("device") or "auto"), given.get("data_changed")
+    return Asked(str(given["run"]), found, given.get("checkpoint"), device, changed)
 
 
 def evaluate(asked: Asked) -> int:
@@ -64,7 +66,7 @@ def evaluate(asked: Asked) -> int:
 
     probes = {name: checked(name, given) for name, given in asked.probes.items()}
     set_threads(None)
-    finished = load(asked.run, pick_device(asked.device), asked.checkpoint)
+    finished = load(asked.run, pick_device(asked.device), asked.checkpoint, asked.data_changed)
     results: dict[str, Any] = {}
     failed: dict[str, InputError] = {}
     for name, given in probes.items():

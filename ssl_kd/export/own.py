@@ -14,6 +14,7 @@ from ssl_kd.data.files import first_line
 from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed, Network
+from ssl_kd.finite import check_weights
 from ssl_kd.peers import Surroundings, build_peer
 from ssl_kd.system.paths import expand
 from ssl_kd.trust import check_names
@@ -55,7 +56,9 @@ def read(path: str | Path) -> Network:
             encoder = build_peer("network", config.peers.network, around)
         assert isinstance(encoder, Encoder)
         network = Network(encoder.backbone, dict(encoder.heads.items()))
-        network.load_state_dict(load_file(file))
+        weights = load_file(file)
+        check_weights(weights, str(file))
+        network.load_state_dict(weights)
     except InputError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:  # torch's, of other shapes

@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["comparison_page", "main", "run_page"]
 
 
-def run_page(folder: str | Path, device: "torch.device | str" = "cpu", map: str = "pca") -> Path:
+def run_page(
+    folder: str | Path,
+    device: "torch.device | str" = "cpu",
+    map: str = "pca",
+    data_changed: str | None = None,
+) -> Path:
     """Writes `folder`/report.html and returns its path.
 
-    map: pca or umap. Raises InputError for what is no finished run, and without the packages of the extra.
+    map: pca or umap. data_changed: "accept" takes images that changed since the run began.
+    Raises InputError for what is no finished run, and without the packages of the extra.
     """
     _need_charts()
     from ssl_kd.report.run import run_page as write
 
-    return write(folder, device, map)
+    return write(folder, device, map, data_changed)
 
 
 def comparison_page(comparison: "Comparison", folder: str | Path) -> Path:
@@ -42,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     from ssl_kd.words import options
 
     given = options(words)
-    known = ["run", "map", "device"]
+    known = ["run", "map", "device", "data_changed"]
     for key in given:
         if key not in known:
             raise InputError(f'"{key}" is not an option; {nearest(key, known)}')
@@ -52,7 +58,8 @@ def main(words: Sequence[str]) -> int:
     from ssl_kd.machine import pick_device, set_threads
 
     set_threads(None)
-    print_line(run_page(str(given["run"]), pick_device(given.get("device", "auto")), given.get("map", "pca")))
+    device, changed = pick_device(given.get("device", "auto")), given.get("data_changed")
+    print_line(run_page(str(given["run"]), device, given.get("map", "pca"), changed))
     return 0
 
 

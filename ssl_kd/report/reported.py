@@ -67,13 +67,13 @@ class Reported(Finished):
         return ("top-1", scores["top1"]) if "top1" in scores else None
 
 
-def read(folder: str | Path, device: torch.device | str) -> Reported:
+def read(folder: str | Path, device: torch.device | str, data_changed: str | None = None) -> Reported:
     """Reads the run in `folder`, with the checkpoint that it reports. Raises InputError as `load` does."""
-    finished = load(str(folder), str(device))
+    finished = load(str(folder), str(device), data_changed=data_changed)
     finished.cohort.eval()
     run = finished.run
     return Reported(
-        **{field.name: getattr(finished, field.name) for field in fields(finished)},
+        **{field.name: getattr(finished, field.name) for field in fields(finished) if field.init},
         summary=read_scores(run.folder / "summary.json"),
         starts=environments(run.folder),
         lines=read_lines(run.folder / "metrics.jsonl"),

@@ -11,16 +11,21 @@ from ssl_kd.report.reported import Reported, read
 from ssl_kd.system.paths import expand
 
 
-def run_page(folder: str | Path, device: torch.device | str = "cpu", map: str = "pca") -> Path:
+def run_page(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    map: str = "pca",
+    data_changed: str | None = None,
+) -> Path:
     """Writes `folder`/report.html from the run's files and the checkpoint that it reports; returns its path.
 
     device: where images are embedded. map: pca, or umap where umap-learn is installed. Equal checkpoints give
     equal pages but for measured latencies. Raises InputError for what is no run, has no checkpoint, or has
-    been asked for a map that cannot be made.
+    been asked for a map that cannot be made; and where the images changed, unless data_changed is "accept".
     """
     folder = expand(folder)
     embeddings.check(map)
-    run = read(folder, device)
+    run = read(folder, device, data_changed)
     return write(
         Page(head.title(run), "Report of a run", head.lead(run), _sections(run, map)),
         folder / "report.html",
