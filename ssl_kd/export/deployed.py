@@ -131,13 +131,6 @@ def deployed(finished: Finished, peer: str | None) -> Deployed:
     encoder = there[name]
     kept = _kept(encoder, finished.classifiers.get(name))
     network = Network(encoder.backbone, {head: encoder.heads[head] for head in kept})
-    odd = [
-        key
-        for key, value in network.state_dict().items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if odd:
-        raise InputError(f'the weights of "{name}" in {folder} are not finite ("{odd[0]}"), and not exported')
     network = network.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     return Deployed(finished, name, network, [head for head in encoder.heads if head not in kept])
 
