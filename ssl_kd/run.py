@@ -28,9 +28,11 @@ from ssl_kd.engine import NonFinite
 from ssl_kd.errors import InputError
 from ssl_kd.finite import check_weights
 from ssl_kd.identity import differences
-from ssl_kd.saved import environments, read_config, read_json, read_lines
+from ssl_kd.layout import half_written
+from ssl_kd.saved import check_links, environments, read_config, read_json, read_lines
 from ssl_kd.system.paths import expand
-from ssl_kd.system.writing import PARTIAL, damage, fingerprint, sync, write_whole
+from ssl_kd.system.reading import opened, text_of
+from ssl_kd.system.writing import appending, damage, fingerprint, fresh, make_folder, sync, write_whole
 
 MOST_STARTS = 1000  # that are noted, besides the first
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
@@ -90,7 +92,7 @@ class Run:
     def best(self) -> float:
         """The score of the chosen checkpoint; -inf where there is none."""
         place = self.chosen
-        return json.loads((place / "state.json").read_text())["score"] if place else -math.inf
+        return json.loads(text_of(place / "state.json"))["score"] if place else -math.inf
 
     def config(self) -> DictConfig:
         """The resolved config that the run was made with."""
@@ -109,11 +111,12 @@ class Run:
                 )
         elif self.folder.exists() and not (self.folder.is_dir() and _barely_begun(self.folder)):
             raise InputError(f"{self.folder} exists and is not a run folder; name another run=")
+        check_links(self.folder)
 
     def make(self) -> None:
         """The folder itself. Raises InputError where nothing can be written."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -125,7 +128,7 @@ class Run:
         """Writes what the run is: its config and its surroundings."""
         if self.writes:
             resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-            write_whole(self.folder / "config.yaml", OmegaConf.to_yaml(resolved))
+            write_whole(self.folder / "config.yaml", OmegaConf.to_yaml(resolved), inside=self.folder)
             first, *others = *environments(self.folder), environment(self._step())
             self.write("environment.json", [first, *others[-MOST_STARTS:]])
 
@@ -138,7 +141,7 @@ class Run:
                 (place / new).rename(place / last)
         for name in ("new", "chosen-new", *(["chosen-before"] if _complete(place / "chosen") else []), "old"):
             shutil.rmtree(place / name, ignore_errors=True)
-        for partial in list(self.folder.rglob(f"*{PARTIAL}")):
+        for partial in list(half_written(self.folder)):
             partial.unlink(missing_ok=True)
 
     def finished(self, steps: int) -> dict[str, Any] | None:
@@ -153,14 +156,14 @@ class Run:
         """That of the newest checkpoint; 0 where there is none, or none that can be read."""
         place = self.checkpoint
         try:
-            return int(json.loads((place / "state.json").read_text())["step"]) if place else 0
+            return int(json.loads(text_of(place / "state.json"))["step"]) if place else 0
         except (OSError, ValueError, TypeError, KeyError):
             return 0
 
     def write(self, name: str, content: Any) -> None:
         """A JSON file in the folder, whole or not at all."""
         if self.writes:
-            write_whole(self.folder / name, json.dumps(content, indent=2) + "\n")
+            write_whole(self.folder / name, json.dumps(content, indent=2) + "\n", inside=self.folder)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, or None."""
@@ -169,7 +172,7 @@ class Run:
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
         if self.writes:
-            with open(self.folder / "metrics.jsonl", "a") as file:
+            with appending(self.folder / "metrics.jsonl", inside=self.folder) as file:
                 file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -181,18 +184,15 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if self.writes and path.is_file():
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-            write_whole(path, "".join(kept))
+            write_whole(path, "".join(kept), inside=self.folder)
 
     def keep_start(self, cohort: Cohort, names: Collection[str]) -> None:
         """Writes the weights of these peers as they are at step 0; then the run needs no other folder."""
         path = self.folder / "start.safetensors"
         weights = {k: _plain(v) for k, v in cohort.state_dict().items() if k.split(".")[1] in names}
         if self.writes and weights:
-            partial = path.with_name(path.name + PARTIAL)
-            with self._room("the weights that peers start from"):
-                save_file(weights, partial)
-                sync(partial)
-                partial.replace(path)
+            with self._room("the weights that peers start from"), fresh(path, inside=self.folder) as part:
+                save_file(weights, part)
             self._start = fingerprint(path)
 
     def load_start(self, cohort: Cohort) -> None:
@@ -248,7 +248,7 @@ class Run:
         """Makes "new" the last one, and the last one that of its step; leaves `keep` of them."""
         place = self.folder / "checkpoints"
         if (place / "last").exists():
-            step = json.loads((place / "last" / "state.json").read_text())["step"]
+            step = json.loads(text_of(place / "last" / "state.json"))["step"]
             shutil.rmtree(place / f"step-{step}", ignore_errors=True)
             (place / "last").rename(place / f"step-{step}")
         (place / "new").rename(place / "last")
@@ -312,7 +312,7 @@ class Run:
 
     def _damage(self, place: Path) -> str:
         try:
-            state = json.loads((place / "state.json").read_text())
+            state = json.loads(text_of(place / "state.json"))
             listed = [(place / name, said) for name, said in state.get("files", {}).items()]
             if state.get("start"):
                 listed.append((self.folder / "start.safetensors", state["start"]))
@@ -321,7 +321,7 @@ class Run:
         return next(filter(None, (damage(path, said) for path, said in listed)), "")
 
     def _load(self, place: Path, cohort: Cohort, optimizers: Sequence[Optimizer]) -> int:
-        state = json.loads((place / "state.json").read_text())
+        state = json.loads(text_of(place / "state.json"))
         weights = _read(place / "cohort.safetensors")
         wanted = {key for key in cohort.state_dict() if not _frozen(cohort, key)}
         if wanted != set(weights):
@@ -341,8 +341,8 @@ class Run:
 
 def _barely_begun(folder: Path) -> bool:
     """Whether a run was killed before it could write its config."""
-    names = {path.name for path in folder.iterdir()}
-    return all(name in ("lock", "status.json") or name.endswith(PARTIAL) for name in names)
+    half = set(half_written(folder))
+    return all(path.name in ("lock", "status.json") or path in half for path in folder.iterdir())
 
 
 def _complete(place: Path) -> bool:
@@ -356,6 +356,7 @@ def _number(name: str) -> int:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
+        opened(path).close()  # what is no file is not waited for
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({first_line(error)})") from error

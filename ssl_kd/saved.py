@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ssl_kd.values import VALUES, check, check_whole
 NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
 MOST_BYTES = 1 << 20  # of a config.yaml; ours have some 10 KiB
 MOST_DEEP = 64
+LINKLESS = ("metrics.jsonl", "lock", "checkpoints")  # are opened where they lie: no link, wherever to
 
 
 def read_config(folder: str | Path) -> DictConfig:
@@ -205,16 +207,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def check_links(folder: str | Path) -> None:
     """Refuses a run folder in which what is written would lie elsewhere, by a link that leads out of it.
 
-    Checkpoints are left out: these commands only read them, and they may well lie on another disk.
+    And one where a pipe, a socket or a device has the place of a file.
     """
-    whole = Path(folder).resolve()
+    whole = Path(os.path.realpath(folder))
     for place, folders, files in os.walk(whole):
-        if Path(place) == whole and "checkpoints" in folders:
-            folders.remove("checkpoints")
         for name in [*folders, *files]:
             path = Path(place) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode) and not Path(os.path.realpath(path)).is_relative_to(whole):
                 raise InputError(
                     f"{path} is a link that leads out of the run folder, and what is written there would "
                     "overwrite something else; take it away"
                 )
+            if stat.S_ISLNK(mode) and path.parent == whole and name in LINKLESS:
+                raise InputError(f"{path} is a link, and what is written there goes to a file; take it away")
+            if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise InputError(f"{path} is a pipe, a socket or a device, and no file; take it away")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_kd.errors import InputError
-from ssl_kd.system.writing import write_whole
+from ssl_kd.system.reading import text_of
+from ssl_kd.system.writing import open_end, write_whole
 
 try:
     import fcntl
@@ -92,7 +93,7 @@ class Status:
             "pid": os.getpid(),
         }
         with self._writing:  # the run saves while the heart beats
-            write_whole(self.folder / "status.json", json.dumps(said, indent=2) + "\n")
+            write_whole(self.folder / "status.json", json.dumps(said, indent=2) + "\n", inside=self.folder)
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
@@ -169,7 +170,7 @@ def _lock(folder: Path) -> tuple[IO[str] | None, bool]:
     """The locked file, or None; and whether the file system locks."""
     if fcntl is None:
         return None, False
-    file = open(folder / "lock", "a")  # noqa: SIM115  held until the run ends
+    file = open_end(folder / "lock", inside=folder)  # held until the run ends
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: a forked worker does not keep it
     except OSError as error:
@@ -226,7 +227,7 @@ def _end(error: BaseException | None) -> tuple[str, str | None]:
 
 def _said(folder: Path) -> dict[str, Any]:
     try:
-        said = json.loads((folder / "status.json").read_text())
+        said = json.loads(text_of(folder / "status.json"))
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -101,7 +101,9 @@ class Trackers:
         if name == "mlflow":
             place = {"run_id": tracker.tracker.info.run_id}
         if name != "tensorboard" and fresh:
-            write_whole(self.folder / _PLACE, json.dumps({**places, name: place}, indent=2) + "\n")
+            write_whole(
+                self.folder / _PLACE, json.dumps({**places, name: place}, indent=2) + "\n", inside=self.folder
+            )
             tracker.store_init_configuration(_plain(self.config, flat=name == "mlflow"))
         return tracker
 

@@ -588,7 +588,8 @@ def no_page(monkeypatch):
     monkeypatch.setattr("ssl_kd.report.comparison_page", refuse, raising=False)
 
 
-def test_the_command_prints_the_table_and_writes_the_same_json_twice(tmp_path, capsys, no_page):
+def test_the_command_prints_the_table_and_writes_the_same_json_twice(tmp_path, capsys, no_page, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folders = [*solo(tmp_path), *pair(tmp_path)]
     assert main(folders) == 0
     said = capsys.readouterr().out
@@ -604,7 +605,8 @@ def test_the_command_prints_the_table_and_writes_the_same_json_twice(tmp_path, c
     assert found["conclusion"] and found["notes"]
 
 
-def test_a_number_that_is_not_there_is_null_in_the_json(tmp_path, no_page):
+def test_a_number_that_is_not_there_is_null_in_the_json(tmp_path, no_page, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     main([*solo(tmp_path, [0]), *pair(tmp_path, [0])])
     assert json.loads((tmp_path / "comparison.json").read_text())["differences"][0]["low"] is None
 

@@ -127,7 +127,11 @@ COMMANDS: dict[str, Command] = {
         (("compare runs/solo-* runs/pair-*", ""), ("compare runs/* base=solo out=runs", "")),
         (
             Option("base", "null", "the group that the others are compared with; null: the first"),
-            Option("out", "null", "where comparison.json and .html go; null: the folder that holds the runs"),
+            Option(
+                "out",
+                "null",
+                "where comparison.json and .html go; null: where the runs are, if in runs/, else here",
+            ),
         ),
         "FOLDER ...",
     ),

@@ -15,6 +15,7 @@ from ssl_kd.compare.words import conclusion, table
 from ssl_kd.console import console
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
+from ssl_kd.system.writing import place, write_whole
 from ssl_kd.words import options
 
 OPTIONS = ("base", "out")
@@ -32,11 +33,12 @@ def main(words: list[str]) -> int:
     folders = [str(expand(folder)) for folder in folders if Path(folder).name not in _OWN]
     base = given.get("base")
     comparison = compare(folders, None if base is None else str(base))
-    out = Path(str(given["out"])) if given.get("out") else _parent(folders)
+    out = expand(str(given["out"])) if given.get("out") else _usual(folders)
+    for name in _OWN:
+        place(out / name, out)
     _print(comparison)
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
-    path.write_text(json.dumps(plain(comparison), indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(plain(comparison), indent=2, allow_nan=False) + "\n", inside=out)
     console().print(str(path), soft_wrap=True)
     try:
         from ssl_kd.report import comparison_page
@@ -75,6 +77,11 @@ def _print(comparison: Comparison) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _parent(folders: Sequence[str]) -> Path:
-    """The folder that holds all runs, as the user would write it."""
-    return Path(os.path.commonpath([Path(folder).absolute().parent for folder in folders]))
+def _usual(folders: Sequence[str]) -> Path:
+    """The folder that holds all runs, where that is, or is in, runs/ below the current one; else that one.
+
+    Somebody's folder is read, and nothing is written into it.
+    """
+    own, current = Path(os.path.realpath("runs")), Path.cwd()
+    parent = Path(os.path.commonpath([Path(folder).absolute().parent for folder in folders]))
+    return parent if Path(os.path.realpath(parent)).is_relative_to(own) else current

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_kd.errors import InputError
-from ssl_kd.saved import read_config, read_scores
+from ssl_kd.saved import check_links, read_config, read_scores
 from ssl_kd.system.paths import expand
 
 PROBES = ("few_labels", "linear_sgd", "finetune", "robustness", "transfer")  # that were made afterwards
@@ -38,6 +38,7 @@ def read(folder: str) -> Entry:
         raise InputError(f"{folder} is not a run folder: it has no config.yaml")
     if not (path / "summary.json").is_file():
         raise InputError(f"{folder} is not finished; the same train command continues it")
+    check_links(path)
     config, summary = read_config(path), read_scores(path / "summary.json")
     if "peers" not in summary:
         raise InputError(f"{folder} cannot be compared: its summary.json has no peers")

@@ -19,6 +19,7 @@ from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.run import Run
 from ssl_kd.system.paths import expand
+from ssl_kd.system.writing import write_whole
 
 CHARTS = 6  # scores whose runs are drawn one by one
 WIDTH = 460  # pixels of the plot that stands alone
@@ -33,7 +34,6 @@ Peer = tuple[str, str, str]  # group, peer, peer of the base
 def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
     """Writes `folder`/comparison.html and comparison.svg, the differences alone; returns the page's path."""
     folder = expand(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     base = comparison.groups[0].name
     others = " and ".join(group.name for group in comparison.groups[1:])
     runs_ = sum(len(group.runs) for group in comparison.groups)
@@ -55,7 +55,7 @@ def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
         else f"Did it help? {runs_} runs are too few for an interval."
     )
     page = write(Page(title, "Comparison of runs", lead, found), folder / "comparison.html")
-    (folder / "comparison.svg").write_text(plot(comparison), encoding="utf-8")
+    write_whole(folder / "comparison.svg", plot(comparison), inside=folder)
     return page
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ssl_kd import __version__
 from ssl_kd.report import theme
 from ssl_kd.report.blocks import script_json, templates
+from ssl_kd.system.writing import write_whole
 
 HERE = Path(__file__).parent
 
@@ -56,10 +57,7 @@ def write(page: Page, path: Path) -> Path:
             charts=charts,
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(html.strip() + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, html.strip() + "\n", inside=path.parent)
     return path
 
 

@@ -1,0 +1,30 @@
+"""The one way to open a file that may be anybody's: what is a pipe or a device is never waited for."""
+
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+class NoFile(OSError):
+    """What lies there is a pipe, a socket or a device."""
+
+
+def opened(path: str | Path) -> IO[bytes]:
+    """The file, opened for reading bytes. Raises OSError; NoFile, which is one, for what is none."""
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NoFile(f"{path} is a folder, a pipe or a device, and no file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a file, UTF-8. Raises OSError; UnicodeDecodeError, which is a ValueError."""
+    with opened(path) as file:
+        return file.read().decode("utf-8")
