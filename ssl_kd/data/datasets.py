@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
 from ssl_kd.data import adapt
+from ssl_kd.data.ahead import ahead
 from ssl_kd.data.files import first_line, squared
 from ssl_kd.data.items import Label, label_of, pillow, shown
 from ssl_kd.data.labels import number
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, chosen_by_limit
-from ssl_kd.data.workers import CHUNK, Begin, ahead, decoding_processes
+from ssl_kd.data.workers import CHUNK, Begin, decoding_processes
 from ssl_kd.errors import InputError
 from ssl_kd.own.loading import Granted, sent
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_kd.data.ahead import ahead
 from ssl_kd.data.sampling import Sampler, instance, one_epoch
 from ssl_kd.data.sources import RESIDENT_BYTES, Arrays, Source, check_labels
-from ssl_kd.data.workers import Begin, Chunk, ahead, decoding_processes, decoding_threads, in_chunks, name_of
+from ssl_kd.data.workers import Begin, Chunk, decoding_processes, decoding_threads, in_chunks, name_of
 from ssl_kd.errors import InputError
 from ssl_kd.own.loading import Granted, sent
 
