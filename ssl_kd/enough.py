@@ -1,4 +1,5 @@
-"""Whether the batches of a training hold enough images for what compares them, before its first step."""
+"""Whether the batches of a training hold enough images for what compares them, and whether its heads are wide
+enough to differ in anything, before its first step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_kd.cohort import Batch, Cohort
 from ssl_kd.distributed import GlobalBatchNorm, world
+from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
-from ssl_kd.losses.needs import rows_needed
+from ssl_kd.losses.needs import rows_needed, width_needed
 
 LEAST_VALUES = 3  # per channel, of a batch norm: of two it leaves their order alone, and no gradient
 
@@ -41,6 +43,48 @@ def check_rows(config: DictConfig, terms: Sequence[Any], cohort: Cohort, process
             f"(batch_size {config.batch_size}, accumulate {config.accumulate}, processes {processes}); take "
             f"{' or '.join(ways)}"
         )
+
+
+def check_widths(config: DictConfig, terms: Sequence[Any], cohort: Cohort) -> None:
+    """Refuses outputs that are too narrow for a loss to have a gradient, by InputError with the way out."""
+    for term in terms:
+        least = width_needed(getattr(term, "loss", term))
+        for link in term.links() if least > 1 else ():
+            peer, _, output = link.student.partition(".")
+            width = _width(cohort.peers[peer], output)
+            if width is None or width >= least:
+                continue
+            classes = config.get("classes") == width and "batch.label" in set(term.addresses())
+            way = (
+                f"take data of {least} classes or more, or a method that learns without labels"
+                if classes
+                else f"say a wider one, as peers.{peer}.heads.{output}.out=128"
+            )
+            what = f"class{'es' if width > 1 else ''}" if classes else f"value{'s' if width > 1 else ''}"
+            raise InputError(
+                f'the term "{term.name}" learns nothing from the {output} of "{peer}", which have {width} '
+                f"{what} and need {least}; {way}"
+            )
+
+
+def _width(peer: nn.Module, output: str) -> int | None:
+    """How wide an output of a peer is that comes of its embedding, by a row of zeros; None of another one."""
+    if not isinstance(peer, Encoder):
+        return None
+    if output == "embedding":
+        return getattr(peer.backbone, "width", None)
+    inside = _width(peer, peer.reads[output]) if output in peer.heads else None
+    if inside is None:
+        return None
+    head = peer.heads[output]
+    modes = {module: module.training for module in head.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = head.eval()(torch.zeros(1, inside))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return found.shape[-1] if isinstance(found, Tensor) else None
 
 
 def check_batch_norm(

@@ -56,6 +56,30 @@ def test_rows_all_over_the_sphere_have_spread_one():
     assert health.spread(torch.randn(20_000, 16)) == pytest.approx(1, abs=0.01)
 
 
+def test_the_spread_is_the_mean_of_the_columns_own_deviations(rows):
+    unit = [[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in rows.tolist()]
+    deviations = []
+    for column in zip(*unit, strict=True):
+        mean = sum(column) / len(column)
+        deviations.append(math.sqrt(sum((x - mean) ** 2 for x in column) / (len(column) - 1)))
+    expected = sum(deviations) / len(deviations) * math.sqrt(len(deviations))
+    assert health.spread(rows) == pytest.approx(expected, rel=1e-6)
+    uneven = rows * torch.tensor([8.0, 4, 2, 1, 0.5, 0.25])  # where a root mean square is another number
+    unit = F.normalize(uneven.double(), dim=-1)
+    assert health.spread(uneven) < 0.95 * float(unit.var(0).mean().sqrt()) * math.sqrt(6)
+
+
+def test_of_images_that_are_equally_near_the_first_is_the_nearest(rows):
+    twice = rows[:20].repeat(2, 1)  # each image has one that equals it, as near in any rotation
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2)))[0]
+    assert health.agreement(twice, twice @ rotation) == 1
+    thrice = rows[:10].repeat(4, 1)
+    assert health.agreement(thrice, thrice @ rotation) == 1
+    same = torch.ones(40, 6)
+    assert health.agreement(same, same @ rotation) == 1
+    assert health.agreement(torch.eye(6), torch.eye(6) @ rotation) == 1
+
+
 def test_agreement_is_that_of_nearest_images(rows):
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2)))[0]
     assert health.agreement(rows, rows @ rotation) == 1

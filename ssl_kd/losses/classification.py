@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd.errors import InputError
+from ssl_kd.losses.needs import needs_width
 from ssl_kd.losses.rows import full, mean_of_labelled
 
 
+@needs_width(2)
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy, mean over the rows that have a label, those of all processes together.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.needs import needs_rows
+from ssl_kd.losses.needs import needs_rows, needs_width
 from ssl_kd.losses.rows import (
     check_shapes,
     check_temperature,
@@ -21,6 +21,7 @@ from ssl_kd.losses.rows import (
 )
 
 
+@needs_width(2)
 @needs_rows(2)
 def similarity_kl(
     student: Tensor,
@@ -66,6 +67,7 @@ def _log_similarity(rows: Tensor, columns: Tensor, temperature: float, gather: b
     return (products(unit(rows), every) / temperature).log_softmax(1)
 
 
+@needs_width(2)
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -122,6 +124,7 @@ def _smoothed(log_p: Tensor, epsilon: float) -> Tensor:
     return smoothed - math.log1p(log_p.shape[-1] * epsilon)
 
 
+@needs_width(2)
 def dino(
     student: Tensor, teacher: Tensor, temperature: float = 0.1, teacher_temperature: float = 0.04
 ) -> Tensor:
@@ -166,6 +169,7 @@ def mse(student: Tensor, teacher: Tensor, reduction: Literal["mean", "sum"] = "m
     return F.mse_loss(full(student), full(teacher))
 
 
+@needs_width(3)  # of two classes the true one leaves one
 def not_true_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher || student) over the classes that are not the label, times temperature^2.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_kd.errors import InputError
 from ssl_kd.losses.fused import mean_square, unit_distance
+from ssl_kd.losses.needs import needs_width
 from ssl_kd.losses.rows import check_shapes, full, unit
 
 
@@ -31,6 +32,7 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return unit_distance(student, teacher, (-3, -2, -1)).mean() / math.prod(student.shape[-3:])
 
 
+@needs_width(2)
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cos of each row with the teacher's, mean over all rows.
 

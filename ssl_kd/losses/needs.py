@@ -1,4 +1,4 @@
-"""How many images a loss that compares them needs at once: said by the loss, read before training."""
+"""How many images a loss needs at once, and how wide: said by the loss, read before training."""
 
 import inspect
 from collections.abc import Callable
@@ -58,6 +58,27 @@ def needs_rows(least: int) -> Callable[[Loss], Loss]:
         return checked  # type: ignore[return-value]
 
     return declare
+
+
+def needs_width(least: int) -> Callable[[Loss], Loss]:
+    """Declares that a loss of outputs narrower than `least` has no gradient: `@needs_width(2)` above it.
+
+    As a softmax over one class is 1, and a unit row of one value is 1 or -1. A training with a narrower head
+    is refused before it begins. A class of losses says the same by an attribute `least_width = 2`.
+    """
+
+    def declare(loss: Loss) -> Loss:
+        loss.least_width = least  # type: ignore[attr-defined]
+        return loss
+
+    return declare
+
+
+def width_needed(loss: Callable[..., Any]) -> int:
+    """How wide the outputs are that a loss needs, 1 where it says nothing; `loss` as of `rows_needed`."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return int(getattr(loss, "least_width", 1))
 
 
 def rows_needed(loss: Callable[..., Any]) -> tuple[int, bool]:

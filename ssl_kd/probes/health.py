@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TIE = 1e-6  # cosines that differ by less are equal: embeddings are float32
+
 
 def effective_rank(rows: Tensor) -> float:
     """How many directions the rows (N, D) fill: exp of the entropy of their singular values, 1 to min(N, D).
@@ -63,7 +65,8 @@ def spread(rows: Tensor) -> float:
 def agreement(a: Tensor, b: Tensor) -> float:
     """Share of images whose nearest other image, by cosine, is the same for both: 0 to 1.
 
-    a: (N, D), b: (N, E), of the same N images; NaN for one image, which has no other.
+    a: (N, D), b: (N, E), of the same N images; NaN for one image, which has no other. Of images that are
+    equally near (within TIE) the first counts.
     """
     if len(a) < 2:
         return float("nan")
@@ -83,8 +86,11 @@ def cka(a: Tensor, b: Tensor) -> float:
 
 
 def _nearest(rows: Tensor) -> Tensor:
+    """Positions (N,) of the nearest other rows; of those that are as near but for rounding, the first."""
     unit = F.normalize(rows.double(), dim=-1)
-    return (unit @ unit.T).fill_diagonal_(-2).argmax(1)  # (N,)
+    similar = (unit @ unit.T).fill_diagonal_(-2)
+    near = similar >= similar.amax(1, keepdim=True) - TIE
+    return near.cumsum(1).eq(0).sum(1)
 
 
 def _debiased(gram: Tensor) -> Tensor:

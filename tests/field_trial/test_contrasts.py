@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,13 @@ COMPARED = r'the term "{}" compares images and needs 2 of them at once, and gets
 PARTS = " or fewer parts by accumulate"
 NORM = r'"{}" has a batch norm, {}, that gets {} values? per channel, .*take a larger batch_size'
 LINEAR = "peer.heads.projection.layers=1"
+NARROW = r'the term "{}" learns nothing from the {} of "a", which have {} and need {}; {}'
+
+
+def arrays(classes: int) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (16, 8, 8), np.uint8)
+    labels = np.arange(16) % classes
+    np.savez("a.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
 
 
 def train(*words: str) -> list[str]:
@@ -120,6 +128,46 @@ CASES = [
             train(f"method={method}", ONE, "batch_size=2", "dry_run=true"),
         )
         for method in ("simclr", "barlow_twins", "byol")
+    ],
+    *[
+        Case(
+            f"one-class-{method}",
+            "a cross-entropy over one class is 0",
+            [
+                "train",
+                *QUICK[2:],
+                "data=arrays",
+                "data.path=a.npz",
+                f"method={method}",
+                peers,
+                "batch_size=8",
+            ],
+            NARROW.format("ce", "logits", "1 class", 2, "take data of 2 classes or more, or a method that"),
+            lambda: arrays(1),
+        )
+        for method, peers in (("supervised", ONE), ("dml", TWO), ("ffsd", TWO), ("dcm", TWO))
+    ],
+    Case(
+        "two-classes-without-the-true-one",
+        "what is left of two classes without the true one is one",
+        ["train", *QUICK[2:], "data=arrays", "data.path=a.npz", "method=dml", TWO, "batch_size=8"]
+        + ["terms.kl.loss={_target_: ssl_kd.losses.not_true_kl}", "terms.kl.given=[batch.label]"],
+        NARROW.format("kl", "logits", "2 classes", 3, "take data of 3 classes or more"),
+        lambda: arrays(2),
+    ),
+    *[
+        Case(
+            f"one-value-{method}",
+            "a unit row of one value is 1 or -1",
+            train(f"method={method}", ONE, *words, "batch_size=8"),
+            NARROW.format(term, head, "1 value", 2, f"say a wider one, as peers.a.heads.{head}.out=128"),
+        )
+        for method, term, head, words in [
+            ("simclr", "nt_xent", "projection", ["peer.heads.projection.out=1"]),
+            ("dcl", "dcl", "projection", ["peer.heads.projection.out=1"]),
+            ("supcon", "sup_con", "projection", ["peer.heads.projection.out=1"]),
+            ("byol", "byol", "prediction", [f"peer.heads.{h}.out=1" for h in ("projection", "prediction")]),
+        ]
     ],
     Case(
         "one-image-with-a-label",
