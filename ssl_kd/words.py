@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import GROUPS, choices
 from ssl_kd.options_file import FILE, said_in
-from ssl_kd.system.paths import expand, expanded
+from ssl_kd.system.paths import expand, expanded, is_path
 
 _OF_METHOD = ("terms", "parts", "preset", "others")
 
@@ -97,6 +97,8 @@ def _choice(group: str, name: str, where: str = "") -> str:
 
 def _value(key: str, text: str) -> Any:
     """What hydra reads, or else what YAML reads (for quoted keys, as in {"a<-b": 1})."""
+    if is_path(key) and not text.isprintable() and text[:1] not in "{[":
+        return text  # files may be called what neither of the two reads
     try:
         value = OverridesParser.create().parse_override(f"x={text}").value()
         return OmegaConf.to_container(OmegaConf.create({"x": value}))["x"]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssl_kd.report import theme
+from ssl_kd.system.text import printable, printable_values
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,12 @@ class Card:
 
 @cache
 def templates() -> Environment:
-    """The templates of this package; what they are given is escaped."""
+    """The templates of this package; what they are given is escaped and printable."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
 
 
@@ -72,8 +76,8 @@ def callout(text: str, alarm: bool = False) -> Markup:
 
 
 def verbatim(text: str) -> Markup:
-    """Text as it is, in a fixed width."""
-    return _macros().verbatim(text)
+    """Text with its lines, in a fixed width."""
+    return _macros().verbatim(Markup("\n").join(map(printable, text.split("\n"))))
 
 
 def bullets(items: Iterable[str]) -> Markup:
@@ -150,8 +154,8 @@ def drawing(svg: Markup, caption: str = "") -> Markup:
 
 
 def script_json(value: Mapping[str, Any]) -> Markup:
-    """JSON that may stand inside a script element."""
-    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
+    """JSON that may stand inside a script element; its texts are printable."""
+    return Markup(json.dumps(printable_values(value), separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _macros() -> Any:

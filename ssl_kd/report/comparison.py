@@ -19,6 +19,7 @@ from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.run import Run
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import printable_values
 from ssl_kd.system.writing import write_whole
 
 CHARTS = 6  # scores whose runs are drawn one by one
@@ -71,7 +72,7 @@ def plot(comparison: Comparison) -> str:
     title = f"Difference from {comparison.groups[0].name}, with 95 % intervals over the seeds"
     spec: dict[str, Any] = alt.vconcat(*parts, title=alt.TitleParams(title, fontSize=15, offset=16)).to_dict()
     spec["config"] = {**theme.vega(), "background": "var(--paper)", "padding": 12}
-    return vl_convert.vegalite_to_svg(theme.plain(spec), vl_version=vega_lite())
+    return vl_convert.vegalite_to_svg(printable_values(theme.plain(spec)), vl_version=vega_lite())
 
 
 def _answer(comparison: Comparison) -> Section:

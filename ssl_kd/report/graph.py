@@ -4,11 +4,12 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from omegaconf import DictConfig
 
 from ssl_kd.cast import is_frozen
 from ssl_kd.show import links, read
+from ssl_kd.system.text import printable
 
 WIDTH, BOX, TALL = 480, 150, 64  # pixels of the drawing, and of a box
 WIDE, MANY = 760, 5  # the drawing of so many peers and more
@@ -83,7 +84,7 @@ def drawing(config: DictConfig) -> Markup:
         width,
         round(height),
         "wide" if width == WIDE else "",
-        said or "no peer teaches another",
+        printable(said or "no peer teaches another"),
         _MARKER.format("head", "accent") + _MARKER.format("dim", "muted"),
         Markup("").join(parts),
     )
@@ -154,12 +155,12 @@ def _box(place: Place, name: str, about: str, tasks: list[str], config: DictConf
 
 
 def _text(x: float, y: float, row: tuple[str, float, int, str], room: float) -> Markup:
-    text, size, weight, colour = row
+    text, size, weight, colour = printable(row[0]), *row[1:]
     size = max(7.0, min(size, room / (0.56 * max(1, len(text)))))
     return Markup(
         '<text x="{:.1f}" y="{:.1f}" text-anchor="middle" dominant-baseline="central" font-size="{:.1f}" '
         'font-weight="{}" fill="var(--{})">{}</text>'
-    ).format(x, y, size, weight, colour, escape(text))
+    ).format(x, y, size, weight, colour, text)
 
 
 def _arrow(a: Place, b: Place, heart: tuple[float, float] | None, label: str = "") -> tuple[Markup, Markup]:
@@ -188,7 +189,7 @@ def _arrow(a: Place, b: Place, heart: tuple[float, float] | None, label: str = "
     halo = Markup(
         '<text x="{:.1f}" y="{:.1f}" text-anchor="middle" dominant-baseline="central" font-size="12" '
         'fill="var(--text)" stroke="var(--paper)" stroke-width="5" paint-order="stroke">{}</text>'
-    ).format(*label_at, escape(label))
+    ).format(*label_at, printable(label))
     return path, halo
 
 

@@ -17,6 +17,7 @@ from ssl_kd.report.page import Section
 from ssl_kd.report.reported import Reported
 from ssl_kd.saved import changes, command
 from ssl_kd.show import links, read
+from ssl_kd.system.text import printable
 
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 RULES = {
@@ -127,7 +128,7 @@ def edges(config: DictConfig) -> Markup:
 
 def _breakable(text: str) -> Markup:
     """May go on in the next line after a dot, a bracket or an underscore."""
-    return Markup(re.sub(r"([(_]|[.](?=[a-zA-Z]))", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"([(_]|[.](?=[a-zA-Z]))", r"\1<wbr>", str(escape(printable(text)))))
 
 
 def _facts(run: Reported) -> list[tuple[str, str]]:

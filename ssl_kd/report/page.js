@@ -22,7 +22,8 @@
     return `<span class="tile" style="background-position: ${at}"></span>${table}`;
   };
   const tooltip = { theme: "custom", formatTooltip };
-  const options = { actions: false, renderer: "svg", config: CONFIG, tooltip };
+  // ast: expressions are interpreted; the page's policy forbids to compile them.
+  const options = { actions: false, ast: true, renderer: "svg", config: CONFIG, tooltip };
   const failed = (plot) => (error) => {
     plot.textContent = `This chart could not be drawn: ${error.message}`;
     console.error(error);

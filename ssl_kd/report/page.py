@@ -1,6 +1,8 @@
 """One HTML file that needs nothing else: no network, no server, no other file."""
 
+import base64
 import functools
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from markupsafe import Markup
 from ssl_kd import __version__
 from ssl_kd.report import theme
 from ssl_kd.report.blocks import script_json, templates
+from ssl_kd.system.text import printable
 from ssl_kd.system.writing import write_whole
 
 HERE = Path(__file__).parent
@@ -42,6 +45,7 @@ class Page:
 def write(page: Page, path: Path) -> Path:
     """Writes the page, whole or not at all; returns `path`."""
     charts = any('class="plot' in block for section in page.sections for block in section.blocks)
+    scripts = _scripts() if charts else []
     html = (
         templates()
         .get_template("page.html")
@@ -51,14 +55,36 @@ def write(page: Page, path: Path) -> Path:
             light=Markup(theme.variables(dark=False)),
             dark=Markup(theme.variables(dark=True)),
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-            script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-            config=script_json(theme.vega()),
-            bundle=Markup(_bundle()) if charts else "",
+            scripts=list(map(Markup, scripts)),
+            policy=policy(scripts),
             charts=charts,
         )
     )
-    write_whole(path, html.strip() + "\n", inside=path.parent)
+    write_whole(path, _seen(html.strip()) + "\n", inside=path.parent)
     return path
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """What a browser allows the page (Content-Security-Policy): its styles, the images in it, these scripts.
+
+    No address is allowed, and no other script, whatever a name in the page may smuggle in.
+    """
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes) or "'none'"
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src {allowed}"
+    )
+
+
+def _scripts() -> list[str]:
+    own = (HERE / "page.js").read_text(encoding="utf-8")
+    return [_seen(_bundle()), _seen(f"const CONFIG = {script_json(theme.vega())};\n{own}")]
+
+
+def _seen(html: str) -> str:
+    """The page without characters that are not seen, lines and tabs apart, also where a block forgot it."""
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), html)
 
 
 @functools.cache
