@@ -137,13 +137,30 @@ def other_probe(scored: Mapping[str, Any], asked: Mapping[str, Any], run: str) -
     odd = [str(key) for key in asked if key not in _NO_SCORE and asked[key] != scored.get(key)]
     if not odd:
         return ""
-    listed = ", ".join(f"probe.{key} is {asked[key]} here and {scored.get(key)} there" for key in odd)
+    listed = ", ".join(
+        f"probe.{key} is {_briefly(key, asked[key])} here and {_briefly(key, scored.get(key))} there"
+        for key in odd
+    )
     knn = [f"{key}={asked[key]}".replace(" ", "") for key in _OF_KNN if key in odd]
     ways = [shlex.join(["ssl-kd", "knn", f"run={run}", *knn])] if knn else []
     ways += [shlex.join(["ssl-kd", "linear", f"run={run}"])] if "linear" in odd else []
-    others = not {*odd} <= {*_OF_KNN, "linear"}
+    data = asked["data"] if "data" in odd else None
+    if isinstance(data, Mapping):
+        words = [
+            f"data={data.get('name')}",
+            *(f"data.{k}={data[k]}" for k in ("path", "root") if data.get(k)),
+        ]
+        ways.append(shlex.join(["ssl-kd", "transfer", f"run={run}", *words]))
+    others = not {*odd} <= {*_OF_KNN, "linear", *(["data"] if data else [])}
     ways += ["the same command with another run= trains and scores anew"] if others else []
     return f"nothing of a finished run changes: {listed}; to score it so: {'; '.join(ways)}"
+
+
+def _briefly(key: str, value: Any) -> Any:
+    """An option as a sentence has it: of data their place or their name."""
+    if key != "data" or not isinstance(value, Mapping):
+        return value
+    return value.get("path") or value.get("root") or value.get("name")
 
 
 def _training_macs(cohort: Cohort, shape: tuple[int, int, int]) -> dict[str, int]:

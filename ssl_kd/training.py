@@ -6,12 +6,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
@@ -40,6 +40,7 @@ from ssl_kd.enough import check_batch_norm, check_rows, check_widths, small
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, classifiers
 from ssl_kd.identity import run_name
+from ssl_kd.labelled import called
 from ssl_kd.launch import launched
 from ssl_kd.lineage import check_classes, is_run, other_classes
 from ssl_kd.machine import (
@@ -401,13 +402,34 @@ def _open(parts: Parts) -> tuple[Run, dict[str, Any]]:
         noted = run.read("data.json")
         if noted is None:
             _check_overlap(parts)
-        elif odd := difference(noted, parts.data, config):
+        elif odd := _data_changed(parts, run, noted):
             if config.get("data_changed") != "accept":
                 raise InputError(
                     f"the data of {run.folder} changed since it began: {odd}; name another run=, or {ACCEPT}"
                 )
             say(parts, f"the data changed, which data_changed=accept takes: {odd}")
     return run, before
+
+
+def _data_changed(parts: Parts, run: Run, noted: dict[str, Any]) -> str:
+    """What differs in the images from what the run noted, in words; "" for nothing.
+
+    Where another `probe.data` is said, those of a finished run may be others, since nothing of it changes.
+    Raises InputError for a run that is not finished, whose scores would be of two data sets.
+    """
+    odd = difference(noted, parts.data, parts.config)
+    there, here = (OmegaConf.to_container(each.probe, resolve=True) for each in (run.config(), parts.config))
+    if not odd or there.get("data") == here.get("data"):  # type: ignore[union-attr]
+        return odd
+    trained = {name: part for name, part in noted.items() if not name.startswith("labelled ")}
+    odd = difference(trained, replace(parts.data, labelled=None), parts.config)
+    if not odd and run.finished(parts.config.steps) is None:
+        now, before = (called(each) or "none" for each in (parts.config, run.config()))
+        raise InputError(
+            f"probe.data is {now} here and {before} in {run.folder}, whose scores would be of both; continue "
+            "it as it began and score it by ssl-kd transfer when it is finished, or name another run="
+        )
+    return odd
 
 
 def _check_overlap(parts: Parts) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ssl_kd.cli import main
@@ -59,6 +60,63 @@ def test_nothing_of_a_finished_run_changes(run, capsys, words, says):
     assert (snapshot(), times()) == before and "finished before" in printed
     said = re.search(f"nothing of a finished run changes: .*{says or ''}", printed)
     assert bool(said) == (says is not None), printed
+
+
+def labelled(name: str, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 255, (24, 8, 8), np.uint8)
+    labels = np.arange(24) % 3
+    np.savez(
+        name,
+        train_images=images[:16],
+        train_labels=labels[:16],
+        test_images=images[16:],
+        test_labels=labels[16:],
+    )
+
+
+def test_another_scored_data_set_changes_nothing_of_a_finished_run_and_is_scored_by_transfer(run, capsys):
+    labelled("p.npz", 0)
+    labelled("q.npz", 1)
+    assert main([*TRAIN, "run=runs/b", "probe.data=p.npz"]) == 0
+    before = snapshot(), times()
+    capsys.readouterr()
+    for words, says in (
+        (
+            ["probe.data=q.npz"],
+            r"probe.data is \S*q.npz here and \S*p.npz there; to score it so: ssl-kd transfer ",
+        ),
+        ([], r"probe.data is None here and \S*p.npz there"),
+    ):
+        assert main([*TRAIN, "run=runs/b", *words]) == 0
+        assert re.search(says, " ".join(capsys.readouterr().out.split()))
+        assert (snapshot(), times()) == before
+    path = Path("q.npz").absolute()
+    assert main(["transfer", "run=runs/b", "data=arrays", f"data.path={path}"]) == 0
+
+
+def test_another_scored_data_set_of_a_run_under_way_is_refused_and_a_moved_one_is_not(own_folder, capsys):
+    labelled("p.npz", 0)
+    labelled("q.npz", 1)
+    stopped, whole = [*TRAIN, "epochs=2", "probe.data=p.npz"], Saver.__call__
+
+    def stop_after_the_first(self, step, result):
+        whole(self, step, result)
+        if step == 2:
+            raise InputError("the power is gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "__call__", stop_after_the_first)
+        assert main(stopped) == 2
+    before = snapshot()
+    capsys.readouterr()
+    assert main([*stopped, "probe.data=q.npz"]) == 2
+    assert re.search(
+        "probe.data is q.npz here and p.npz in runs/a, whose scores would be of both; ",
+        capsys.readouterr().err,
+    )
+    assert snapshot() == before
+    Path("p.npz").rename("moved.npz")
+    assert main([*stopped, "probe.data=moved.npz"]) == 0
 
 
 def test_another_version_changes_nothing_of_a_finished_run(run, monkeypatch):
