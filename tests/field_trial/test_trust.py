@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,21 @@ def test_a_record_that_others_may_write_counts_for_nothing(run, theirs, capsys):
     record.state_file().write_text("{")
     record.state_file().chmod(0o600)
     check_refusal(main(["knn", "run=runs/a"]), capsys.readouterr().err, "trusted.json says what you trust")
+
+
+def test_of_several_who_write_at_once_no_entry_is_lost():
+    """Each opens the file anew, so that writers of one process exclude each other as those of two do."""
+    names = [[f"{writer}-{i}" for i in range(6)] for writer in range(4)]
+
+    def write(some: list[str]) -> None:
+        for name in some:
+            record.write(name, {"nodes": [name], "names": {}, "files": {}})
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(write, names))
+    found = record.places()
+    assert {Path(place).name for place in found} == {name for some in names for name in some}
+    assert [path.name for path in record.state_file().parent.iterdir() if path.suffix == ".part"] == []
 
 
 def test_records_of_several_runs_stand_beside_each_other_and_a_relative_variable_counts_for_nothing(
