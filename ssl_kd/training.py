@@ -419,7 +419,7 @@ def _data_changed(parts: Parts, run: Run, noted: dict[str, Any]) -> str:
     """
     odd = difference(noted, parts.data, parts.config)
     there, here = (OmegaConf.to_container(each.probe, resolve=True) for each in (run.config(), parts.config))
-    if not odd or there.get("data") == here.get("data"):  # type: ignore[union-attr]
+    if not odd or there.get("data") == here.get("data"):
         return odd
     trained = {name: part for name, part in noted.items() if not name.startswith("labelled ")}
     odd = difference(trained, replace(parts.data, labelled=None), parts.config)

@@ -342,6 +342,28 @@ def test_a_teacher_that_knows_the_classes_in_another_order_is_refused_with_both_
         check_classes("teacher", str(tmp_path), list("abcdef"))
 
 
+def test_what_goes_on_from_a_run_whose_labels_have_holes_keeps_its_classes_and_the_page_names_them():
+    npz()
+    words = [word for word in TRAIN if not word.startswith(("peers=", "run="))]
+    tiny = "backbone: {name: resnet8, base: 4}"
+    assert main([*words, "method=supervised", f"peers={{a: {{{tiny}}}}}", "run=runs/a"]) == 0
+    for method, peers in {
+        "cbd": [f"peers.student={{{tiny}}}", "peers.teacher.weights=runs/a"],
+        "retrain": ["peers={a: {weights: runs/a}}"],
+        "finetune": ["peers={a: {weights: runs/a}}"],
+    }.items():
+        assert main([*words, f"method={method}", *peers, f"run=runs/{method}"]) == 0, method
+        found = ssl_kd.load(f"runs/{method}")
+        (name, *_) = found.classifiers
+        assert found.classes == ("0", "2", "5") and found.config.classes == 3
+        assert set(found.predict(np.load("a.npz")["test_images"], name).tolist()) <= {0, 1, 2}
+    for probe in (["finetune", "epochs=1"], ["linear_sgd", "epochs=1"]):
+        assert main([*probe, "run=runs/a"]) == 0
+    assert main(["report", "run=runs/a"]) == 0
+    named = set(re.findall(r'"class":"([^"]*)"', Path("runs/a/report.html").read_text()))
+    assert named == {"0", "2", "5"}
+
+
 @pytest.mark.parametrize(
     ("classes", "expected"),
     [
