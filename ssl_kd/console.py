@@ -12,23 +12,45 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ssl_kd.saved import SINGLES
-from ssl_kd.system.text import printable
+from ssl_kd.system.text import print_line, printable
+from ssl_kd.system.writing import unwritten
 
 PLAIN_LINES = 10  # of progress, where there is no terminal
 MANY_TERMS = 4  # that one line can show
 
 
 class Screen(Console):
-    """Prints strings, in cells of tables too, as one line each, printable, and without markup."""
+    """Prints strings, in cells of tables too, as one line each, printable, and without markup.
+
+    lasting: what prints has more to do: a full disk, where output is a file, is said once and ends nothing.
+    """
+
+    lasting = False
+    lost = False  # whether something printed was, and that was said
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The one way of rich from a string to what is printed."""
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
+    def print(self, *what: Any, **options: Any) -> None:
+        """As rich's; see `lasting`."""
+        try:
+            super().print(*what, **options)
+        except OSError as error:
+            if not self.lasting or not unwritten(error):
+                raise
+            if not Screen.lost:
+                print_line(
+                    f"what is printed could not be written ({error.strerror}); the work goes on", sys.stderr
+                )
+            Screen.lost = True
 
-def console() -> Console:
-    """Standard output; wide enough for a table where it is a pipe."""
-    return Screen(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+def console(lasting: bool = False) -> Console:
+    """Standard output; wide enough for a table where it is a pipe. lasting: see `Screen`."""
+    screen = Screen(width=None if sys.stdout.isatty() else 120, highlight=False)
+    screen.lasting = lasting
+    return screen
 
 
 def stacked(*lines: str) -> Text:
@@ -41,7 +63,7 @@ class Meter:
 
     def __init__(self, steps: int, start: int, shown: bool = True) -> None:
         self.steps, self.start, self.shown = steps, start, shown
-        self.out = console()
+        self.out = console(lasting=True)
         self.began = time.monotonic()
         self.note = ""
         self.bar: Progress | None = None

@@ -30,20 +30,46 @@ def guarded(work: Callable[[list[str]], int], words: list[str]) -> int:
     own_process(words)
     try:
         with away_from_current_folder():
-            return work(words)
+            code = work(words)
+        return code if (full := _flush()) is None else _refuse(full)
     except InputError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         from ssl_kd.machine import lacks_memory
+        from ssl_kd.system.writing import unwritten
 
+        if lost := unwritten(error):
+            _flush()
+            return _refuse(f"{lost}; once it can be, the same command continues")
         if advice := lacks_memory(error):
             return _refuse(advice)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Most likely another process is ending: what it says is the cause, and this one is ended with it.
             time.sleep(6)
         raise
+
+
+def _flush() -> str | None:
+    """Hands out what was printed; a sentence where it has no place to go. Who reads it may have gone."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if (
+            sys.stdout is not None and sys.stdout is sys.__stdout__
+        ):  # or Python would try again at its end, and fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) or _said():
+            return None
+        return f"standard output could not be written ({error.strerror})"
+    return None
+
+
+def _said() -> bool:
+    """Whether a screen has already said that what is printed is lost."""
+    console = sys.modules.get("ssl_kd.console")
+    return console is not None and console.Screen.lost
 
 
 def _refuse(sentence: str) -> int:

@@ -30,9 +30,10 @@ from ssl_kd.finite import check_weights
 from ssl_kd.identity import differences
 from ssl_kd.layout import half_written
 from ssl_kd.saved import check_links, environments, read_config, read_json, read_lines
+from ssl_kd.system.lines import Lines
 from ssl_kd.system.paths import expand
 from ssl_kd.system.reading import opened, text_of
-from ssl_kd.system.writing import appending, damage, fingerprint, fresh, make_folder, sync, write_whole
+from ssl_kd.system.writing import damage, fingerprint, fresh, make_folder, sync, write_whole
 
 MOST_STARTS = 1000  # that are noted, besides the first
 _PACKAGES = ("ssl-kd", "torch", "torchvision", "accelerate", "timm", "faiss-cpu", "hydra-core", "numpy")
@@ -51,6 +52,7 @@ class Run:
         self.keep = keep
         self._start: dict[str, Any] | None = None  # fingerprint of start.safetensors
         self._before, self._since = 0.0, time.monotonic()
+        self._lines = Lines(self.folder / "metrics.jsonl", self.folder)
 
     def clock(self) -> None:
         """The work begins here; what leads to a checkpoint that was loaded was counted with it."""
@@ -170,10 +172,13 @@ class Run:
         return read_json(self.folder / name) or None
 
     def append(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl; kept and tried again where it cannot be written, which is said."""
         if self.writes:
-            with appending(self.folder / "metrics.jsonl", inside=self.folder) as file:
-                file.write(json.dumps(line) + "\n")
+            self._lines.add(json.dumps(line))
+
+    def close(self) -> None:
+        """The last chance of lines that could not be written."""
+        self._lines.close()
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that was cut short is left out."""
@@ -238,8 +243,7 @@ class Run:
             save_file(tensors, path)
             sync(path)
             prints[path.name] = fingerprint(path)
-        if (self.folder / "metrics.jsonl").exists():
-            sync(self.folder / "metrics.jsonl")  # a resumed run takes the lines up to here as written
+        self._lines.sync()  # a resumed run takes the lines up to here as written
         write_whole(
             new / "state.json", json.dumps({**state, "files": prints})
         )  # last: it says that all is there

@@ -48,12 +48,13 @@ class Status:
         before = _said(folder)
         self.step, self.saved = before.get("step", 0), before.get("saved", 0)
         self._ends, self._writing = threading.Event(), threading.Lock()
+        self._say, self._failed = say, 0
         self._lock = _take(folder, say)
         self._began = _now()
         self._thread = threading.Thread(target=self._beat, name="status", daemon=True)
 
     def __enter__(self) -> "Status":
-        self._write("running")
+        self._write_if_possible()
         self._thread.start()
         return self
 
@@ -61,7 +62,7 @@ class Status:
         self._ends.set()
         self._thread.join()
         try:
-            self._write(*_end(error))
+            self._write_if_possible(*_end(error))
         finally:
             _unlock(self.folder, self._lock)
 
@@ -74,11 +75,18 @@ class Status:
         while not self._ends.wait(BEAT):
             self._write_if_possible()
 
-    def _write_if_possible(self) -> None:
+    def _write_if_possible(self, state: str = "running", reason: str | None = None) -> None:
+        """A full disk ends no training, and hides no error: it is said once and tried at the next beat."""
         try:
-            self._write("running")
-        except OSError:  # a full disk: the next checkpoint will say so
-            pass
+            self._write(state, reason)
+        except OSError as error:
+            self._failed += 1
+            if self._failed == 1:
+                self._say(f"status.json could not be written ({error.strerror}); it is tried again")
+        else:
+            if self._failed:
+                self._say(f"status.json is written again, after {self._failed} times that it could not be")
+            self._failed = 0
 
     def _write(self, state: str, reason: str | None = None) -> None:
         said = {

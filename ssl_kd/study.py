@@ -263,7 +263,7 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
     Returns what failed, and what was not started because of that; None if stopped.
     """
     todo = [run for run in study.runs if not run.done]
-    out = console()
+    out = console(lasting=True)
     out.print(f"{len(study.runs)} runs, {len(study.runs) - len(todo)} done before", soft_wrap=True)
     logs.mkdir(parents=True, exist_ok=True)
     share = max(1, cores() // jobs)

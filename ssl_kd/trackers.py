@@ -1,12 +1,13 @@
 """Where the curves of a run are drawn: TensorBoard, W&B, MLflow, trackio, through Accelerate's trackers.
 
 metrics.jsonl stays the truth: what fails here (a network, an account) is said once and ends no training. A
-continued run goes on in the same place: TensorBoard in the run folder; the others in the run that
-trackers.json names.
+full disk is said once, and the tracker tried again from time to time. A continued run goes on in the same
+place: TensorBoard in the run folder; the others in the run that trackers.json names.
 """
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -17,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_json
-from ssl_kd.system.writing import write_whole
+from ssl_kd.system.writing import unwritten, write_whole
 
 NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
 PROJECT = "ssl_kd"
 _PLACE = "trackers.json"
+AGAIN = 30.0  # seconds from a write that failed to the next one
 _NOT_IN_MLFLOW = re.compile(r"[^\w\-. /]")
 
 
@@ -50,18 +52,26 @@ class Trackers:
     ) -> None:
         self.config, self.folder, self.begun, self.say = config, folder, begun, say
         self.open: dict[str, Any] = dict.fromkeys(names)
+        self.missed = dict.fromkeys(names, 0)  # lines that were not drawn for want of room
+        self._again = dict.fromkeys(names, 0.0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Draws named numbers."""
         for name in list(self.open) if values else []:
+            if time.monotonic() < self._again[name]:
+                self.missed[name] += 1
+                continue
             with _Guard(self, name):
                 if self.open[name] is None:
-                    self.open[name] = self._start(name)
+                    self.open[name] = self._start(name, step)
                 named = {
                     _NOT_IN_MLFLOW.sub("_", key.replace("<-", " from ")): value
                     for key, value in values.items()
                 }
                 self.open[name].log(named if name == "mlflow" else dict(values), step=step)
+                if self.missed[name]:
+                    self.say(f"tracker={name} is written again; it lacks {self.missed[name]} lines")
+                    self.missed[name] = 0
 
     def close(self) -> None:
         """Sends and writes what is pending."""
@@ -71,7 +81,14 @@ class Trackers:
                 if tracker is not None:
                     tracker.finish()
 
-    def _start(self, name: str) -> Any:
+    def no_room(self, name: str, why: str) -> None:
+        """The tracker is started anew after a while."""
+        if not self.missed[name]:
+            self.say(f"tracker={name}: {why}; it is tried again, and metrics.jsonl has everything")
+        self.missed[name] += 1
+        self.open[name], self._again[name] = None, time.monotonic() + AGAIN
+
+    def _start(self, name: str, step: int) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         if name not in LOGGER_TYPE_TO_CLASS:
@@ -86,7 +103,10 @@ class Trackers:
         project = str(given.pop("project", None) or PROJECT)
         if name == "tensorboard":  # lines after the checkpoint are made again
             project = given.pop("run_name", "tensorboard")
-            options = {"logging_dir": str(self.folder), "purge_step": self.begun + 1}
+            options = {
+                "logging_dir": str(self.folder),
+                "purge_step": step if self.missed[name] else self.begun + 1,
+            }
         elif name == "wandb":
             place = place or {"id": uuid.uuid4().hex[:8]}
             options = {"name": self.folder.name, "dir": str(self.folder), "resume": "allow", **place}
@@ -109,7 +129,7 @@ class Trackers:
 
 
 class _Guard:
-    """What fails inside is said, and the tracker left out from then on."""
+    """What fails inside is said, and the tracker left out from then on, or tried again for want of room."""
 
     def __init__(self, trackers: Trackers, name: str) -> None:
         self.trackers, self.name = trackers, name
@@ -119,6 +139,9 @@ class _Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
+        if self.name in self.trackers.open and (why := unwritten(error)):
+            self.trackers.no_room(self.name, why)
+            return True
         self.trackers.open.pop(self.name, None)
         said = " ".join(str(error).split())[:300] or type(error).__name__
         self.trackers.say(

@@ -104,7 +104,7 @@ def train(config: DictConfig) -> int:
         except Interrupted as error:
             stop.ends()
             if os.environ.get("RANK", "0") == "0":
-                console().print(f"stopped{error}; the same command continues", soft_wrap=True)
+                console(lasting=True).print(f"stopped{error}; the same command continues", soft_wrap=True)
             return REQUEUE
         except RuntimeError:
             if stop.asked and launched():  # another process has ended, which was asked, too
@@ -164,7 +164,7 @@ def build(config: DictConfig) -> Parts:
 def say(parts: Parts, what: Any) -> None:
     """Prints text or a table, on the first process only."""
     if parts.accelerator.is_main_process:
-        console().print(what, soft_wrap=isinstance(what, str))
+        console(lasting=True).print(what, soft_wrap=isinstance(what, str))
 
 
 def _classifiers_anew(config: DictConfig, data: Data) -> dict[str, tuple[str, str]]:
@@ -337,6 +337,7 @@ def _steps_and_scores(
         raise InputError(f"{error}; {place}; a lower learning rate (optim.rate.peak) may help") from error
     finally:
         meter.close()
+        run.close()
     if accelerator.is_main_process:
         summary = run.read("summary.json") if begun >= config.steps else None
         if summary is None:

@@ -6,6 +6,7 @@ there is opened. What cannot be written is an OSError, for the caller to say wha
 refused, an InputError.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -20,8 +21,52 @@ from ssl_kd.errors import InputError
 
 PARTIAL = ".part"  # ends the name of a file that is being written
 _FRESH = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.part")  # older versions gave names without digits
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # in what libraries in Rust say
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+class NotWritten(OSError):
+    """A file that could not be written: its name and why; what was there before is still there."""
+
+
+def unwritten(error: BaseException) -> str:
+    """What could not be written and why, if that is what an error is about; "" for any other error."""
+    if not isinstance(error, OSError):
+        number = _NUMBER.search(str(error))
+        error = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError()
+    if not isinstance(error, NotWritten) and error.errno not in _NO_ROOM:
+        return ""
+    return f"{error.filename or 'a file'} could not be written ({error.strerror})"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What fails inside for want of room, whichever library says so, becomes NotWritten of `path`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = _NUMBER.search(str(error))
+        if isinstance(error, OSError) and (error.filename is None or _beside(error.filename, path)):
+            why = error.strerror or " ".join(str(error).split()) or "input/output error"
+            raise NotWritten(error.errno or errno.EIO, why, str(path)) from error
+        if number and not isinstance(error, OSError):
+            raise NotWritten(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+
+
+def _beside(name: object, path: Path) -> bool:
+    """Whether an error names the file, its folder, or what is written for it."""
+    said = Path(os.path.realpath(os.fsdecode(name)))  # type: ignore[arg-type]
+    folder = Path(os.path.realpath(path.parent))
+    return (
+        said == folder
+        or (said.parent == folder and said.name.startswith(path.name))
+        or said in folder.parents
+    )
 
 
 def write_whole(
@@ -45,6 +90,13 @@ def fresh(path: str | Path, *, inside: str | Path | None = None, mode: int = 0o6
     Whatever goes wrong, the file that was there before stays. Arguments and errors: those of `write_whole`.
     """
     target = place(path, inside)
+    with _named(Path(path)):
+        with _fresh(target, mode) as part:
+            yield part
+
+
+@contextmanager
+def _fresh(target: Path, mode: int) -> Iterator[Path]:
     make_folder(target.parent)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, mode))
