@@ -56,10 +56,9 @@ def _flush() -> str | None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        if (
-            sys.stdout is not None and sys.stdout is sys.__stdout__
-        ):  # or Python would try again at its end, and fail
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if (own := sys.__stdout__) is not None and sys.stdout is own:
+            # Or Python would try again at its end, and fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), own.fileno())
         if isinstance(error, BrokenPipeError) or _said():
             return None
         return f"standard output could not be written ({error.strerror})"
