@@ -177,3 +177,119 @@ def test_a_folder_with_half_a_file_of_somebodys_is_no_run_that_has_barely_begun(
     Path("runs/a/thesis.tex.part").write_text("precious")
     assert main(TRAIN) == 2
     assert "exists and is not a run folder" in capsys.readouterr().err
+
+
+# Exports
+
+
+def theirs(*names: str) -> Callable[[], None]:
+    """Files that are somebody's, and no exports."""
+
+    def prepare() -> None:
+        for name in names:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text("precious")
+
+    return prepare
+
+
+def exported(name: str, change: Callable[[Path], object]) -> Callable[[], None]:
+    """An export of ours, one of whose files was changed since."""
+
+    def prepare() -> None:
+        assert main([*EXPORT, "to=kept/x"]) == 0
+        change(Path("kept", name))
+
+    return prepare
+
+
+def moved(to: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.rename(to)
+        path.symlink_to(Path(to).absolute())
+
+    return change
+
+
+THERE, OF_A_RUN = "is there already, and is no export of ours", "is|would be one of the files of the run"
+LAST = "runs/a/checkpoints/last/cohort.safetensors"
+HUB = "format=hub-folder"
+EXPORTS = [
+    Case("a-text", "an export over a thesis", [*EXPORT, "to=thesis.tex"], THERE, theirs("thesis.tex")),
+    Case("its-card", "a note beside it", [*EXPORT, "to=thesis"], THERE, theirs("thesis.md")),
+    Case("a-readme", "a project's README", [*EXPORT, "to=README.md"], THERE, theirs("README.md")),
+    Case("weights", "another's weights", [*EXPORT, "to=w.safetensors"], THERE, theirs("w.safetensors")),
+    Case("folder", "a folder with a README", [*EXPORT, HUB, "to=kept"], THERE, theirs("kept/README.md")),
+    Case("config", "a folder of a model", [*EXPORT, HUB, "to=kept"], THERE, theirs("kept/config.json")),
+    Case("a-folder", "a folder of other things", [*EXPORT, HUB, "to=."], "holds something else"),
+    Case(
+        "a-changed-file",
+        "retrained since",
+        [*EXPORT, "to=kept/x"],
+        THERE,
+        exported("x", lambda path: path.write_bytes(b"mine")),
+    ),
+    Case(
+        "a-changed-card",
+        "a licence put into a card",
+        [*EXPORT, "to=kept/x"],
+        THERE,
+        exported(
+            "x.md", lambda path: path.write_text(path.read_text().replace("---\n", "---\nlicense: mit\n", 1))
+        ),
+    ),
+    Case("a-link", "an export moved, and linked", [*EXPORT, "to=kept/x"], THERE, exported("x", moved("x"))),
+    Case("a-linked-card", "the same of a card", [*EXPORT, "to=kept/x"], THERE, exported("x.md", moved("x"))),
+    Case(
+        "a-pipe",
+        "a pipe to export into",
+        [*EXPORT, "to=kept"],
+        "is a folder, a pipe or a device",
+        pipe("kept"),
+    ),
+    *(
+        Case(f"{to}-{more}", "an export over a run", [*EXPORT, f"to={to}", *more.split()], OF_A_RUN)
+        for to in (
+            "runs/b/config.yaml",
+            "runs/a/config.yaml",
+            LAST,
+            "runs/a/metrics.jsonl",
+            "runs/a/eval/new.safetensors",
+            "runs/a/checkpoints/new.safetensors",
+            "runs/b/Summary.json",
+        )
+        for more in ("overwrite=false", "overwrite=true")
+    ),
+    Case(
+        "a-run-by-a-link",
+        "an export through a folder that is a link",
+        [*EXPORT, "to=kept/cohort.safetensors", "overwrite=true"],
+        OF_A_RUN,
+        lambda: Path("kept").symlink_to("runs/b/checkpoints/last"),
+    ),
+    Case(
+        "checkpoint-as-export",
+        "export/ that is a checkpoint",
+        [*EXPORT, "overwrite=true"],
+        OF_A_RUN,
+        lambda: Path("runs/a/export").symlink_to("checkpoints/last"),
+    ),
+    Case(
+        "half-a-word", "overwrite is a word", [*EXPORT, "overwrite=maybe"], "overwrite must be true or false"
+    ),
+]
+
+
+@pytest.mark.parametrize("case", EXPORTS, ids=lambda case: case.name)
+def test_an_export_replaces_nothing_but_exports(case, runs, capsys):
+    check(case, capsys)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "hub-folder"])
+def test_an_export_replaces_an_earlier_one_and_with_overwrite_any_file(form, runs, capsys):
+    words = [*EXPORT, f"format={form}", "to=x"]
+    assert main(words) == 0 and main([*words, "checkpoint=last"]) == 0
+    before, card = snapshot("."), Path("x/README.md" if form == "hub-folder" else "x.md")
+    card.write_text("precious")
+    assert main(words) == 2 and main([*words, "overwrite=true"]) == 0 and snapshot(".") == before
+    assert not list(Path().rglob("*.part"))
