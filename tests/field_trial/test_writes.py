@@ -1,15 +1,20 @@
 """Writes stay where they belong: nothing goes through a link, into a pipe, or over what is somebody's."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from ssl_kd.cli import main
+from ssl_kd.errors import InputError
+from ssl_kd.export import read
 from tests.field_trial.case import Case, check, snapshot
 
 QUICK = [
@@ -293,3 +298,190 @@ def test_an_export_replaces_an_earlier_one_and_with_overwrite_any_file(form, run
     card.write_text("precious")
     assert main(words) == 2 and main([*words, "overwrite=true"]) == 0 and snapshot(".") == before
     assert not list(Path().rglob("*.part"))
+
+
+# A network of the user's own
+
+
+NET = """import torch
+class Net(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, width, 3)
+    def forward(self, x):
+        return self.convolution(x).mean((2, 3))
+"""
+OWN = [*QUICK[:-1], "peers={a: {backbone: {_target_: mine.Net, width: 4}}}"]
+
+
+@pytest.mark.parametrize(
+    ("form", "to"), [("safetensors", "models/a.safetensors"), ("hub-folder", "models/a")]
+)
+def test_an_export_of_ones_own_network_is_read_anywhere_and_a_copy_once_trusted(
+    form, to, capsys, monkeypatch
+):
+    Path("mine.py").write_text(NET)
+    assert main(["train", *OWN, RUN]) == 0
+    Path("models").mkdir()
+    assert main([*EXPORT, f"format={form}", f"to={to}"]) == 0
+    place = Path(to).absolute()
+    Path("elsewhere").mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir("elsewhere")
+        assert read(place).embed(torch.rand(2, 1, 8, 8)).shape == (2, 4)
+    copy = place.with_name("copy.safetensors" if place.is_file() else "copy")
+    (shutil.copytree if place.is_dir() else shutil.copy)(place, copy)
+    with pytest.raises(InputError, match=rf"ssl-kd trust {copy} lets it"):
+        read(copy)
+    capsys.readouterr()
+    assert main(["trust", str(copy)]) == 0
+    assert "mine.Net(width=4)" in capsys.readouterr().out
+    read(copy)
+    Path("mine.py").write_text(NET + "\n")
+    with pytest.raises(InputError, match=r"mine\.py has changed since that was trusted"):
+        read(copy)
+
+
+# Studies
+
+
+def study(name: str) -> Callable[[], None]:
+    def prepare() -> None:
+        Path("s.yaml").write_text(json.dumps({"groups": {name: QUICK}}))
+
+    return prepare
+
+
+NAMES = [
+    *("../../x", "..", ".", "/tmp/x", "a/b", "a\\b", "", " ", "~", "-x", ".x", "a\x1b[31m", "a\nb", "a\x85"),
+    *("a\u202eb", "a\u2028b", "${oc.env:HOME}", "x" * 300),
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_study_stays_in_its_folder(name, capsys):
+    words = ["study", "s.yaml", "out=kept", "dry_run=true"]
+    check(
+        Case(name, "a group named by a path", words, "a group's name is that of a folder", study(name)),
+        capsys,
+    )
+
+
+@pytest.mark.parametrize("name", ["logs", "solo-0"])
+def test_a_study_in_whose_folder_a_link_leads_out_is_refused(name, capsys):
+    def prepare() -> None:
+        study("solo")()
+        link(f"kept/{name}", put="new")()
+
+    says = f"kept/{name} is or lies behind a link that leads out of kept"
+    check(Case(name, "a study's folder with a link", ["study", "s.yaml", "out=kept"], says, prepare), capsys)
+
+
+# All of the code
+
+
+ROOT = Path(__file__).parent.parent.parent
+NAMED = {
+    "write_text",
+    "write_bytes",
+    "savez",
+    "savez_compressed",
+    "save_file",
+    "to_csv",
+    "mkdir",
+    "makedirs",
+    "touch",
+}
+NAMED |= {
+    "unlink",
+    "rmtree",
+    "rmdir",
+    "rename",
+    "copy2",
+    "copyfile",
+    "copytree",
+    "symlink_to",
+    "hardlink_to",
+    "tofile",
+}
+NAMED |= {
+    "NamedTemporaryFile",
+    "TemporaryFile",
+    "TemporaryDirectory",
+    "mkstemp",
+    "mkdtemp",
+    "chmod",
+    "savefig",
+}
+NAMED |= {"SummaryWriter", "FileHandler", "memmap"}
+OF = {
+    ("torch", "save"),
+    ("np", "save"),
+    ("os", "replace"),
+    ("os", "remove"),
+    ("os", "open"),
+    ("shutil", "move"),
+}
+ELSEWHERE = {
+    "system/writing.py": "is where it is written",
+    "run.py": "a checkpoint is a folder of its own, made beside the others and renamed when it is whole",
+    "own/record.py": "the lock and the folder of the user's own record, both for the user alone",
+    "export/files.py": "fills files that system.writing has made, as all have to be whole before one is renamed",
+    "data/hash_cache.py": "a cache in the user's own folder, which is for the user alone and loses its oldest files",
+    "commands/checks.py": "tries whether anything can be written, by a file without a name",
+    "testing": "the kit's processes talk through a temporary folder of their own",
+}
+READING = {  # these open for reading, which a call of os.open does not tell by its name
+    "system/reading.py",
+    "status.py",
+    "data/shards.py",
+    "commands/runs.py",
+}
+
+
+def writing(file: Path) -> Iterator[str]:
+    """The lines of a file that write, make, rename or take away something."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        on = getattr(getattr(function, "value", None), "id", "")
+        modes = [
+            *node.args[: 2 if on or name == "open" else 1],
+            *(k.value for k in node.keywords if k.arg == "mode"),
+        ]
+        said = [
+            mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)
+        ]
+        opens = name in ("open", "fdopen") and any(
+            re.fullmatch(r"[rwaxbt+]+", m) and set(m) & set("wax+") for m in said
+        )
+        if name in NAMED or (on, name) in OF or opens:
+            yield f"{on}.{name}".lstrip(".")
+
+
+def test_nothing_but_the_one_module_writes():
+    found = {}
+    for file in (*sorted((ROOT / "ssl_kd").rglob("*.py")), *sorted((ROOT / "eval").rglob("*.py"))):
+        name = str(file.relative_to(ROOT)).removeprefix("ssl_kd/")
+        calls = [call for call in writing(file) if not (name in READING and call == "os.open")]
+        if calls and name not in ELSEWHERE and name.split("/")[0] not in ELSEWHERE:
+            found[name] = calls
+    assert not found, "ssl_kd.system.writing writes files"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(p, 'w')",
+        "p.open('ab')",
+        "p.open(mode='x')",
+        "p.write_text(t)",
+        "torch.save(x, p)",
+        "p.parent.mkdir()",
+    ],
+)
+def test_a_line_that_writes_is_seen(line, tmp_path):
+    (tmp_path / "a.py").write_text(line)
+    assert list(writing(tmp_path / "a.py"))
