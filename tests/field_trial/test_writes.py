@@ -426,8 +426,8 @@ ELSEWHERE = {
     "system/writing.py": "is where it is written",
     "run.py": "a checkpoint is a folder of its own, made beside the others and renamed when it is whole",
     "own/record.py": "the lock and the folder of the user's own record, both for the user alone",
-    "export/files.py": "fills files that system.writing has made, as all have to be whole before one is renamed",
-    "data/hash_cache.py": "a cache in the user's own folder, which is for the user alone and loses its oldest files",
+    "export/files.py": "fills the fresh files of system.writing: all are whole before one is renamed",
+    "data/hash_cache.py": "a cache in the home of the user, which loses its oldest files",
     "commands/checks.py": "tries whether anything can be written, by a file without a name",
     "testing": "the kit's processes talk through a temporary folder of their own",
 }
