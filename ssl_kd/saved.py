@@ -192,16 +192,19 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that was cut short is left out. Raises InputError."""
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, one by one; one that was cut short is left out. Raises InputError."""
+    if not path.is_file():
+        return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        for line in found:
-            float(line["step"]), float(line["epoch"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for text in file:
+                if text.endswith("\n"):
+                    line = json.loads(text)
+                    float(line["step"]), float(line["epoch"])
+                    yield line
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    return found
 
 
 def check_links(folder: str | Path) -> None:

@@ -13,7 +13,7 @@ from ssl_kd.compare.words import HEADLINES
 from ssl_kd.evaluate import scored_on
 from ssl_kd.report import blocks, options, theme
 from ssl_kd.report.blocks import Chart
-from ssl_kd.report.charts import Point, finish, vega_lite
+from ssl_kd.report.charts import Point, finish, unchecked, vega_lite
 from ssl_kd.report.comparison_charts import forest, forest_height, ranges, reach, runs
 from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
@@ -32,6 +32,7 @@ READING = (
 Peer = tuple[str, str, str]  # group, peer, peer of the base
 
 
+@unchecked()
 def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
     """Writes `folder`/comparison.html and comparison.svg, the differences alone; returns the page's path."""
     folder = expand(folder)
@@ -70,7 +71,9 @@ def plot(comparison: Comparison) -> str:
         chart = forest(own, [label(d.score) for d in own], extent, i + 1)
         parts.append(chart.properties(width=WIDTH, height=forest_height(len(own)), title=_title(peer)))
     title = f"Difference from {comparison.groups[0].name}, with 95 % intervals over the seeds"
-    spec: dict[str, Any] = alt.vconcat(*parts, title=alt.TitleParams(title, fontSize=15, offset=16)).to_dict()
+    spec: dict[str, Any] = alt.vconcat(*parts, title=alt.TitleParams(title, fontSize=15, offset=16)).to_dict(
+        validate=False
+    )
     spec["config"] = {**theme.vega(), "background": "var(--paper)", "padding": 12}
     return vl_convert.vegalite_to_svg(printable_values(theme.plain(spec)), vl_version=vega_lite())
 
