@@ -6,7 +6,6 @@ read: neither programs that lie there nor pickles. What a config may say is chec
 `ssl_kd.backbones.hugging_face`: it may be anybody's.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.documents import CONFIG, json_of
 from ssl_kd.system.paths import expand
 
 WEIGHTS = "model.safetensors"
-MOST_BYTES = 1 << 20  # of a config.json
 # Said of a model, and no part of its architecture: classes, versions, number formats, where its program lies.
 _ASIDE = (
     "architectures auto_map custom_pipelines dtype finetuning_task id2label label2id license_name "
@@ -120,14 +119,9 @@ def _file(place: str, file: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
-            raise ValueError('it says no "model_type"')
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    found = json_of(path, CONFIG)
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise InputError(f'{path} cannot be read (it says no "model_type")')
     return found
 
 

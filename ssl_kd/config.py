@@ -17,11 +17,12 @@ from ssl_kd import architecture, labelled
 from ssl_kd.assign import PEER_KEYS, assign
 from ssl_kd.cast import described, expand_all, expand_own, expand_pairs, named, overlay, texts
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.groups import chosen_file, folders
+from ssl_kd.groups import check_files, chosen_file, folders
 from ssl_kd.lineage import inherit
 from ssl_kd.own import loading
 from ssl_kd.own.words import allow
 from ssl_kd.pretexts import Pretexts
+from ssl_kd.system.documents import config_of
 from ssl_kd.system.paths import expanded
 from ssl_kd.values import SHAPES, check, check_whole
 from ssl_kd.words import Said, last, read
@@ -44,7 +45,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 def _compose(words: Sequence[str]) -> DictConfig:
     picked, assigned = read(words)
-    config = _hydra([f"{group}={name}" for group, name in picked.items()])
+    config = _hydra(picked)
     suits = config.data.pop("suits", None) or {}
     for key in ("epochs", "batch_size"):
         if key in suits:
@@ -169,14 +170,20 @@ def _assign_each(config: DictConfig, item: Said, templates: dict[tuple[str, ...]
         raise refused[0]
 
 
-def _hydra(picked: Sequence[str]) -> DictConfig:
+def _hydra(picked: Mapping[str, str]) -> DictConfig:
     *users, own = reversed(folders())  # the first that has a file of a name is taken
     search = [f"hydra.searchpath=['file://{own.resolve()}']"] if users else []
+    if users:
+        check_files(picked)
     try:
         # By itself: a config.yaml of the user's own would be taken for it.
-        ConfigStore.instance().store(MAIN, OmegaConf.load(own / "config.yaml"))
+        ConfigStore.instance().store(MAIN, config_of(own / "config.yaml"))
         with initialize_config_dir(str((users or [own])[0].resolve()), version_base="1.3"):
-            full = hydra_compose(MAIN, overrides=[*picked, *search], return_hydra_config=True)
+            full = hydra_compose(
+                MAIN,
+                overrides=[*(f"{group}={name}" for group, name in picked.items()), *search],
+                return_hydra_config=True,
+            )
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the config files do not fit together: {' '.join(str(error).split())}") from error
     chosen = full.hydra.runtime.choices

@@ -61,6 +61,12 @@ def needed(cohort: Cohort, peer: str) -> list[str]:
     return [name for name in cohort.peers if name in found]
 
 
+def _loss(term: DictConfig) -> str | None:
+    """What the loss of a term is called; None for one that is said by something else than a mapping."""
+    loss = term.get("loss")
+    return loss.get("_target_") if isinstance(loss, DictConfig) else None
+
+
 def classifiers(config: DictConfig) -> dict[str, str]:
     """Peer -> its output on the embedding that says the class.
 
@@ -73,12 +79,12 @@ def classifiers(config: DictConfig) -> dict[str, str]:
             [term.get("reads", ())] if isinstance(term.get("reads", ()), str) else list(term.get("reads", ()))
         )
         outputs = [read for read in reads if not read.startswith("batch.")]
-        contrast = (term.get("loss") or {}).get("_target_") == "ssl_kd.losses.sup_con"  # of what is no class
+        contrast = _loss(term) == "ssl_kd.losses.sup_con"  # of what is no class
         if "batch.label" in reads and outputs and not contrast:
             on_top = [peer for peer in term.peers if _on_embedding(config.peers[peer], outputs[0])]
             found |= dict.fromkeys(on_top, outputs[0])
     for term in config.terms.values():
-        if (term.get("loss") or {}).get("_target_") in _OF_LOGITS and "teacher" in term:
+        if _loss(term) in _OF_LOGITS and "teacher" in term:
             ends = [str(term[end]).partition(".")[::2] for end in ("student", "teacher")]
             if is_frozen(config.peers[ends[1][0]]) and all(_says_class(config, *end) for end in ends):
                 found = dict(ends) | found

@@ -23,7 +23,8 @@ from ssl_kd.inputs import Images, batches
 from ssl_kd.machine import pick_device
 from ssl_kd.probes.features import embed
 from ssl_kd.run import Run
-from ssl_kd.saved import check_links, environment, read_config, read_json
+from ssl_kd.saved import check_links, environment, read_config
+from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
 from ssl_kd.trust import check_names
@@ -55,7 +56,7 @@ class Finished:
         """
         check_names(self.config, self.run.folder)  # another run may have been read since
         data = read_data(self.config)
-        self.differs = difference(read_json(self.run.folder / "data.json"), data, self.config)
+        self.differs = difference(mapping_of(self.run.folder / "data.json"), data, self.config)
         if self.differs and self.data_changed != "accept":
             raise InputError(
                 f"the data of {self.run.folder} changed since it began: {self.differs}; {ACCEPT}"
@@ -197,7 +198,7 @@ def _place(device: str) -> torch.device:
 
 def _noted(run: Run) -> dict:
     """What the run wrote of its train images; {} in a run that wrote nothing."""
-    train = read_json(run.folder / "data.json").get("train")
+    train = mapping_of(run.folder / "data.json").get("train")
     return train if isinstance(train, dict) else {}
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices, chosen_file
+from ssl_kd.system.documents import config_of
 from ssl_kd.system.paths import expand
 
 # Of training alone: a probe takes the images as the run's networks normalise them.
@@ -30,7 +31,7 @@ def settle(config: DictConfig) -> None:
     if name not in known:
         raise InputError(f'probe.data: there is no data "{name}"; {nearest(str(name), known)}')
     file = chosen_file("data", str(name))
-    node = OmegaConf.load(file) if file else OmegaConf.create({})
+    node = config_of(file) if file else OmegaConf.create({})
     if not isinstance(node, DictConfig):
         raise InputError(f"probe.data: {file} is a list, not the options of data")
     own = [str(key) for key in node if key not in (*_TRAINING, "_target_")]  # `in` misses what is needed: ???

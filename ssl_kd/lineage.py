@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.cast import is_frozen, learners
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.saved import read_config, read_json
+from ssl_kd.saved import read_config
+from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.paths import expand
 
 UNKNOWN = "ssl_kd.lineage.unknown"  # the backbone of a peer whose run is not there yet
@@ -67,7 +68,7 @@ def other_classes(weights: Any, classes: Sequence[str]) -> str:
     folder = expand(str(weights if isinstance(weights, str) else weights.run))
     if not (folder / "data.json").is_file():
         return ""
-    theirs = (read_json(folder / "data.json").get("train") or {}).get("classes") or []
+    theirs = (mapping_of(folder / "data.json").get("train") or {}).get("classes") or []
     known = list(map(str, theirs))
     if not known or known == list(classes):
         return ""

@@ -18,10 +18,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
+from ssl_kd.system.documents import config_of
 from ssl_kd.values import NAME
 
 FILE = "config"  # the word that names one
-MOST_BYTES = 1 << 20
 
 
 def said_in(path: Path) -> list[tuple[str, Any]]:
@@ -29,12 +29,7 @@ def said_in(path: Path) -> list[tuple[str, Any]]:
     if not path.is_file():
         made = "; ssl-kd init writes one" if not path.exists() else ""
         raise InputError(f"config={path}: there is no such file{made}")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        content = OmegaConf.load(path)
-    except Exception as error:  # every YAML error, whatever its class
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    content = config_of(path)
     if not isinstance(content, DictConfig):
         raise InputError(f"{path} holds no options; they are lines of key: value, as in epochs: 10")
     plain = OmegaConf.to_container(content, resolve=False)

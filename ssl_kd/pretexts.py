@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
 
 from ssl_kd.cast import add_others, learners, members, overlay
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import choices, chosen_file
+from ssl_kd.system.documents import config_of
 
 _KEYS = ("peer", "others", "terms")
 
@@ -125,10 +125,7 @@ def _read(name: str) -> DictConfig:
     path = chosen_file("pretext", name)
     if path is None:
         raise InputError(f'there is no pretext "{name}"; {nearest(name, choices("pretext"))}')
-    try:
-        file = OmegaConf.load(path)
-    except YAMLError as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    file = config_of(path)
     if isinstance(file, ListConfig) or any(not isinstance(file.get(key), DictConfig) for key in file):
         raise InputError(f"{path} must have groups of options: {', '.join(_KEYS)}")
     odd = [str(key) for key in file if key not in _KEYS]

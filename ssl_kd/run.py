@@ -29,10 +29,11 @@ from ssl_kd.errors import InputError
 from ssl_kd.finite import check_weights
 from ssl_kd.identity import differences
 from ssl_kd.layout import half_written
-from ssl_kd.saved import check_links, environments, read_config, read_json, read_lines
+from ssl_kd.saved import check_links, environments, read_config, read_lines
+from ssl_kd.system.documents import json_of, mapping_of
 from ssl_kd.system.lines import Lines
 from ssl_kd.system.paths import expand
-from ssl_kd.system.reading import opened, text_of
+from ssl_kd.system.reading import opened
 from ssl_kd.system.writing import damage, fingerprint, fresh, make_folder, sync, write_whole
 
 MOST_STARTS = 1000  # that are noted, besides the first
@@ -94,7 +95,7 @@ class Run:
     def best(self) -> float:
         """The score of the chosen checkpoint; -inf where there is none."""
         place = self.chosen
-        return json.loads(text_of(place / "state.json"))["score"] if place else -math.inf
+        return json_of(place / "state.json")["score"] if place else -math.inf
 
     def config(self) -> DictConfig:
         """The resolved config that the run was made with."""
@@ -158,7 +159,7 @@ class Run:
         """That of the newest checkpoint; 0 where there is none, or none that can be read."""
         place = self.checkpoint
         try:
-            return int(json.loads(text_of(place / "state.json"))["step"]) if place else 0
+            return int(json_of(place / "state.json")["step"]) if place else 0
         except (OSError, ValueError, TypeError, KeyError):
             return 0
 
@@ -169,7 +170,7 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, or None."""
-        return read_json(self.folder / name) or None
+        return mapping_of(self.folder / name) or None
 
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics.jsonl; kept and tried again where it cannot be written, which is said."""
@@ -180,8 +181,8 @@ class Run:
         """The last chance of lines that could not be written."""
         self._lines.close()
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl, one by one; one that was cut short is left out."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that was cut short is left out."""
         return read_lines(self.folder / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:
@@ -252,7 +253,7 @@ class Run:
         """Makes "new" the last one, and the last one that of its step; leaves `keep` of them."""
         place = self.folder / "checkpoints"
         if (place / "last").exists():
-            step = json.loads(text_of(place / "last" / "state.json"))["step"]
+            step = json_of(place / "last" / "state.json")["step"]
             shutil.rmtree(place / f"step-{step}", ignore_errors=True)
             (place / "last").rename(place / f"step-{step}")
         (place / "new").rename(place / "last")
@@ -316,7 +317,7 @@ class Run:
 
     def _damage(self, place: Path) -> str:
         try:
-            state = json.loads(text_of(place / "state.json"))
+            state = json_of(place / "state.json")
             listed = [(place / name, said) for name, said in state.get("files", {}).items()]
             if state.get("start"):
                 listed.append((self.folder / "start.safetensors", state["start"]))
@@ -325,7 +326,7 @@ class Run:
         return next(filter(None, (damage(path, said) for path, said in listed)), "")
 
     def _load(self, place: Path, cohort: Cohort, optimizers: Sequence[Optimizer]) -> int:
-        state = json.loads(text_of(place / "state.json"))
+        state = json_of(place / "state.json")
         weights = _read(place / "cohort.safetensors")
         wanted = {key for key in cohort.state_dict() if not _frozen(cohort, key)}
         if wanted != set(weights):

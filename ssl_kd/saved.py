@@ -1,6 +1,5 @@
 """What the files of a run folder say, read with care: the folder may be damaged, or anybody's."""
 
-import json
 import os
 import shlex
 import stat
@@ -8,15 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
+from ssl_kd.system.documents import config_of, json_of, lines_of, mapping_of
 from ssl_kd.values import VALUES, check, check_whole
 
 NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
-MOST_BYTES = 1 << 20  # of a config.yaml; ours have some 10 KiB
-MOST_DEEP = 64
 LINKLESS = ("metrics.jsonl", "lock", "checkpoints")  # are opened where they lie: no link, wherever to
 
 
@@ -30,19 +27,13 @@ def read_config(folder: str | Path) -> DictConfig:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.yaml")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        _plain_yaml(path.read_text(encoding="utf-8"))
-        config = OmegaConf.load(path)
-    except Exception as error:  # every YAML error, whatever its class
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    config = config_of(path, plain=True)
     if not isinstance(config, DictConfig):
         raise InputError(f"{path} is a list, not the config of a run")
     lacking = [key for key in NEEDED if key not in config]
     if lacking:
         raise InputError(f'{path} has no "{lacking[0]}"; it is not the config of a run')
-    if "${" in str(OmegaConf.to_container(config)):
+    if "${" in OmegaConf.to_yaml(config):
         raise InputError(f"{path} refers to something else by ${{...}}, which the config of a run never does")
     try:
         check_whole(config)
@@ -51,43 +42,13 @@ def read_config(folder: str | Path) -> DictConfig:
     return config
 
 
-def _plain_yaml(text: str) -> None:
-    """Raises ValueError for tags, aliases and depth, before anything is made of them."""
-    depth = 0
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError("it has an alias")
-        if getattr(event, "tag", None):
-            raise ValueError(f'it has the tag "{event.tag}"')
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEEP:
-            raise ValueError("it is nested too deeply")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; {} where there is no file. Raises InputError."""
-    if not path.is_file():
-        return {}
-    found = _json(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no mapping")
-    return found
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-
-
 def environments(folder: Path) -> list[dict[str, Any]]:
     """What environment.json says of each start of a run, in their order; [] where there is no file.
 
     A run of an older version has a single one, and not in a list. Raises InputError.
     """
     path = folder / "environment.json"
-    found = _json(path) if path.is_file() else []
+    found = json_of(path) if os.path.lexists(path) else []
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise InputError(f"{path} holds no list of starts")
@@ -140,7 +101,7 @@ def command(folder: Path) -> str:
 
 def read_scores(path: Path) -> dict[str, Any]:
     """A summary.json, or a file of eval/; {} where there is none. Raises InputError for what is no score."""
-    found = read_json(path)
+    found = mapping_of(path)
     for part in _SCORED:
         odd = next(_odd(found.get(part) or {}, part, nested=1 + (part == "peers")), None)
         if odd:
@@ -192,19 +153,15 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics.jsonl, one by one; one that was cut short is left out. Raises InputError."""
-    if not path.is_file():
-        return
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that was cut short is left out. Raises InputError."""
+    found = list(lines_of(path)) if os.path.lexists(path) else []
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for text in file:
-                if text.endswith("\n"):
-                    line = json.loads(text)
-                    float(line["step"]), float(line["epoch"])
-                    yield line
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        for line in found:
+            float(line["step"]), float(line["epoch"])
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    return found
 
 
 def check_links(folder: str | Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_kd.errors import InputError
-from ssl_kd.system.reading import text_of
+from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.writing import open_end, write_whole
 
 try:
@@ -235,10 +235,9 @@ def _end(error: BaseException | None) -> tuple[str, str | None]:
 
 def _said(folder: Path) -> dict[str, Any]:
     try:
-        said = json.loads(text_of(folder / "status.json"))
-    except (OSError, ValueError):
+        return mapping_of(folder / "status.json")
+    except InputError:
         return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.saved import read_json
+from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.writing import unwritten, write_whole
 
 NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -97,7 +97,7 @@ class Trackers:
             self.config.tracker_options.get(name) or OmegaConf.create(), resolve=True
         )
         assert isinstance(given, dict)
-        places = read_json(self.folder / _PLACE)
+        places = mapping_of(self.folder / _PLACE)
         fresh = name not in places
         place = places.get(name) or {}
         project = str(given.pop("project", None) or PROJECT)

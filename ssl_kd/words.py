@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.groups import GROUPS, choices
 from ssl_kd.options_file import FILE, said_in
+from ssl_kd.system.documents import from_yaml
 from ssl_kd.system.paths import expand, expanded, is_path
 
 _OF_METHOD = ("terms", "parts", "preset", "others")
@@ -105,6 +106,6 @@ def _value(key: str, text: str) -> Any:
     except (HydraException, OmegaConfBaseException):
         pass
     try:
-        return OmegaConf.to_container(OmegaConf.create(f"x: {text}"))["x"]
-    except Exception as error:  # every YAML error, whatever its class
+        return from_yaml(f"x: {text}", key)["x"]
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f'{key}: "{text}" cannot be read; lists are [a,b] and mappings {{a: 1}}') from error

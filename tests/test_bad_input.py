@@ -435,7 +435,7 @@ RUNS = [
     Bad("compare-a-file", ["compare", "x.txt"], "is a file, not a run folder", file("x.txt", "x")),
     Bad("compare-a-torn-summary", ["compare", "runs/a"], "summary.json cannot be read",
         copied("summary.json", "{")),
-    Bad("study-torn", ["study", "s.yaml"], "is not YAML", file("s.yaml", "a: [b\n")),
+    Bad("study-torn", ["study", "s.yaml"], "cannot be read", file("s.yaml", "a: [b\n")),
     Bad("study-option", ["study", "s.yaml", "job=2"], 'did you mean "jobs"', file("s.yaml", "groups: {}\n")),
     Bad("timing-of-nothing", ["timing", "measure=0"], "measure must be a whole number of steps"),
     Bad("show-nothing", ["show", "peers=3"], "peers must be"),

@@ -41,6 +41,9 @@ def module(path: str, content: str = "") -> None:
     Path(path).write_text(f"{said}\n{content}\ndef loss(logits):\n    return logits.mean()\n")
 
 
+TAUGHT = "peers={teacher: {backbone: resnet8, frozen: true}, student: resnet8}"
+
+
 @pytest.mark.parametrize("group", ["method", "data", "recipe", "optim"])
 def test_everything_that_comes_with_ssl_kd_may_be_named(group):
     module("mine.py", "class Data: pass")
@@ -51,7 +54,12 @@ def test_everything_that_comes_with_ssl_kd_may_be_named(group):
             "method": ["peers={a: resnet8, b: resnet8, student: resnet8}", "others.teacher.weights=x"],
             "data": [places.get(name, "data.root=x")],
         }.get(group, [])
-        for given in (words, words[:1], []):
+        for given in (
+            words,
+            words[:1],
+            ["peers={teacher: {backbone: resnet8, frozen: true}, student: resnet8}"],
+            [],
+        ):
             try:
                 config = compose([f"{group}={name}", *given])
             except InputError:

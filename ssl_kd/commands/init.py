@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError, safe_load
-
 from ssl_kd.commands.catalogue import refuse_unknown
 from ssl_kd.commands.looking import Seen, look
 from ssl_kd.errors import InputError
 from ssl_kd.options_file import FILE
+from ssl_kd.system.documents import from_yaml
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import print_line
 from ssl_kd.system.writing import write_whole
@@ -172,8 +171,8 @@ _WHY = {
 def _read(key: str, text: str) -> Any:
     """The value of an option of folders, as YAML says it. Raises InputError."""
     try:
-        return safe_load(text)
-    except YAMLError as error:
+        return from_yaml(text, f"data.{key}")
+    except InputError as error:
         raise InputError(f'data.{key} is "{text}", which cannot be read; put it in quotes') from error
 
 

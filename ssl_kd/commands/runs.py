@@ -13,6 +13,7 @@ from typing import Any
 from ssl_kd.commands.catalogue import VALUES, refuse_unknown
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.status import read as read_status
+from ssl_kd.system.documents import CONFIG, from_yaml, mapping_of, text_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import print_line, printable
 
@@ -171,18 +172,14 @@ def _config(path: Path) -> tuple[str | None, str | None, int | None, list[str]]:
     """
     if not path.is_file():
         return None, None, None, []
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path, CONFIG)
     blocks = dict(re.findall(r"^(\w+):(.*\n(?:[ -].*\n)*)", text, flags=re.MULTILINE))
     peers = re.findall(r"^  ([\w-]+):", blocks.get("peers", ""), flags=re.MULTILINE)
     data = re.search(r"^  name: ([\w-]+)$", blocks.get("data", ""), flags=re.MULTILINE)
     method, seed = (re.fullmatch(r" ([\w.-]+)\n", blocks.get(key, "")) for key in ("method", "seed"))
     if peers and data and method and seed:
         return method[1], data[1], _whole(int(seed[1])) if seed[1].lstrip("-").isdigit() else None, peers
-    import yaml
-
-    if len(text) > 1 << 20:
-        raise ValueError("config.yaml has more than a megabyte")
-    found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    found = from_yaml(text, path.name, plain=True)
     if not isinstance(found, dict) or not isinstance(found.get("peers"), dict):
         raise ValueError("config.yaml is not the config of a run")
     source = found.get("data") if isinstance(found.get("data"), dict) else {}
@@ -191,15 +188,7 @@ def _config(path: Path) -> tuple[str | None, str | None, int | None, list[str]]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no mapping")
-    return found
+    return mapping_of(path)
 
 
 def _text(value: Any) -> str | None:

@@ -1,8 +1,7 @@
-"""`ssl-kd trust RUN`: shows what a run, an export, or `configs/`, would execute, and puts it on record."""
+"""`ssl-kd trust RUN`: shows what a run, or `configs/`, would execute, and puts it on record."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -13,6 +12,7 @@ from ssl_kd.own.found import Found
 from ssl_kd.own.nodes import Named, named
 from ssl_kd.own.words import config_hashes
 from ssl_kd.saved import read_config
+from ssl_kd.system.documents import yaml_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import print_line
 from ssl_kd.trust import entry_of, is_foreign, standing
@@ -29,22 +29,16 @@ def main(words: Sequence[str]) -> int:
     folders += [str(given["run"])] if given.get("run") else []
     if len(folders) != 1:
         raise InputError("trust takes one folder, as in ssl-kd trust runs/a, or ssl-kd trust configs")
-    from ssl_kd.export import own
-
     folder = expand(folders[0])
     run = (folder / "config.yaml").is_file() and not any((folder / group).is_dir() for group in _GROUPED)
     if run:
         foreign = [each for each in named(OmegaConf.to_container(read_config(folder))) if is_foreign(each)]
         hashes: dict[str, str] = {}
-    elif own.file_in(folder).is_file():
-        config = own.config_of(own.read_about(own.file_in(folder)))
-        foreign, hashes = [each for each in named(OmegaConf.to_container(config)) if is_foreign(each)], {}
     elif any((folder / group).is_dir() for group in _GROUPED):
         foreign, hashes = list(_of_configs(folder)), config_hashes(folder)
     else:
         raise InputError(
-            f"{folder} is neither a run folder, nor an export, nor a folder of configs "
-            "(configs/method/NAME.yaml)"
+            f"{folder} is neither a run folder nor a folder of configs (configs/method/NAME.yaml)"
         )
     if not foreign:
         print_line(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")
@@ -60,10 +54,7 @@ def main(words: Sequence[str]) -> int:
 def _of_configs(folder: Path) -> Iterator[Named]:
     """What the files of a folder of configs name; where they stand is said by the file's group."""
     for file in sorted(folder.rglob("*.y*ml")):
-        try:
-            content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        except Exception as error:  # every YAML error, whatever its class
-            raise InputError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
+        content = yaml_of(file)
         group = file.relative_to(folder).parts[0]
         for each in named(content, "" if group in ("method", "pretext") else group):
             if is_foreign(each):

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.cast import learners
+from ssl_kd.system.documents import from_json
 
 _LEARNING = (
     3  # forward, and the gradients of what came in and of the weights, each as dear as the forward pass
@@ -72,6 +73,6 @@ def _built(parts: str, channels: int) -> dict[str, int]:
     from ssl_kd.build import build_cohort
     from ssl_kd.cost import training_macs
 
-    config = OmegaConf.create(json.loads(parts))
+    config = OmegaConf.create(from_json(parts, "the config"))
     shape = (channels, int(config.data.size), int(config.data.size))
     return training_macs(build_cohort(config, shape, sources=False), shape)

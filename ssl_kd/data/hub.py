@@ -3,7 +3,6 @@
 Needs the package `datasets`, which the extra `hub` brings.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from ssl_kd.data.labels import Said, lacks, listed
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.data.splits import TEST, TRAIN, VALIDATION, role
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.documents import json_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
 
@@ -238,7 +238,7 @@ def _check_parts(place: Path) -> None:
     whole = place.resolve()
     for file in [*place.glob("dataset_dict.json"), *place.glob("state.json"), *place.glob("*/state.json")]:
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
+            said = json_of(file)
             parts = said.get("splits") or [part["filename"] for part in said.get("_data_files", [])]
             outside = [part for part in parts if not (file.parent / part).resolve().is_relative_to(whole)]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

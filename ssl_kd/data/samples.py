@@ -5,7 +5,6 @@ word after a dot: `KEY.image.png` and `KEY.target.cls` are one sample, and `KEY.
 are two images of one, of which an option chooses.
 """
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -19,6 +18,7 @@ import numpy as np
 from ssl_kd.data.files import first_line
 from ssl_kd.data.image_files import BESIDE, extensions, kinds
 from ssl_kd.errors import InputError
+from ssl_kd.system.documents import from_json
 from ssl_kd.system.text import printable
 
 MOST_LABEL = 1 << 20  # bytes of a .cls or .json
@@ -234,7 +234,7 @@ def _label(content: bytes, where: str, field: str | None, index: Index) -> Label
         if field is None:
             value: Any = content.decode()
         else:
-            said = json.loads(content)
+            said = from_json(content.decode(), where)
             value = said.get(field)
             index.fields |= {} if field in said else dict.fromkeys(map(str, said))
     except (ValueError, AttributeError, RecursionError) as error:

@@ -1,12 +1,11 @@
 """Our own format: safetensors under the names of an Encoder, and how to build the network as metadata."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed, Network
 from ssl_kd.finite import check_weights
 from ssl_kd.peers import Surroundings, build_peer
+from ssl_kd.system.documents import from_json
 from ssl_kd.system.paths import expand
-from ssl_kd.system.reading import opened
 from ssl_kd.trust import check_names
 
 WEIGHTS = "model.safetensors"  # in a folder
@@ -43,10 +42,15 @@ def read(path: str | Path) -> Network:
     name what a run folder may. Raises InputError for what was not exported that way.
     """
     place = expand(path)
-    file = file_in(place)
-    about = read_about(file)
-    config = config_of(about)
-    check_names(config, place)
+    file = place / WEIGHTS if place.is_dir() else place
+    about = _about(file)
+    config = OmegaConf.create(
+        {
+            "data": {"size": about["image"]["size"], "mean": about["mean"], "std": about["std"]},
+            "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
+        }
+    )
+    check_names(config, file.parent)
     try:
         with torch.random.fork_rng(devices=[]):
             around = Surroundings(config, int(about["image"]["channels"]), {})
@@ -63,33 +67,17 @@ def read(path: str | Path) -> Network:
     return network.eval()
 
 
-def file_in(place: Path) -> Path:
-    """The weights of an export, which is a folder or just them."""
-    return place / WEIGHTS if place.is_dir() else place
-
-
-def config_of(about: Mapping[str, Any]) -> DictConfig:
-    """The config of the network alone, of what an export says of it."""
-    return OmegaConf.create(
-        {
-            "data": {"size": about["image"]["size"], "mean": about["mean"], "std": about["std"]},
-            "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
-        }
-    )
-
-
-def read_about(file: Path) -> dict[str, Any]:
+def _about(file: Path) -> dict[str, Any]:
     """What the file says of its network; checked as far as it is read."""
     try:
-        opened(file).close()  # what is no file is not waited for
-        with safe_open(file, "pt") as weights:
-            text = (weights.metadata() or {}).get("ssl_kd", "")
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get("ssl_kd", "")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({first_line(error)})") from error
     try:
         if "${" in text:  # what a config would look up elsewhere
             raise ValueError("a reference")
-        about = json.loads(text)
+        about = from_json(text, file)
         backbone, heads, image = about["backbone"], about["heads"], about["image"]
         good = isinstance(backbone, dict) and isinstance(heads, dict) and isinstance(image, dict)
         good = good and all(type(image[key]) is int and image[key] > 0 for key in ("channels", "size"))

@@ -7,7 +7,8 @@ from typing import Any
 from ssl_kd.evaluate import scored_on
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.markdown import fence, table, text
-from ssl_kd.saved import SINGLES, changes, command, environments, probe_of, read_json, read_scores
+from ssl_kd.saved import SINGLES, changes, command, environments, probe_of, read_scores
+from ssl_kd.system.documents import mapping_of
 
 RULES = {
     "last": "the last one",
@@ -19,7 +20,7 @@ RULES = {
 
 def data(network: Deployed) -> str:
     """The section on the data: how many images of what shape, and their hashes."""
-    noted = read_json(network.finished.run.folder / "data.json")
+    noted = mapping_of(network.finished.run.folder / "data.json")
     rows = []
     for part in ("train", "test"):
         said = noted.get(part)

@@ -7,14 +7,15 @@ with which options (nodes), and the files of which that is made. root: null for 
 
 import json
 import os
+import stat
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ssl_kd.errors import InputError
-from ssl_kd.system.reading import opened
-from ssl_kd.system.writing import write_whole
+from ssl_kd.system.documents import from_json
 
 VERSION = 1
 MOST_BYTES = 1 << 26
@@ -34,13 +35,13 @@ def places() -> dict[str, Any]:
     """All that is on record; {} where nothing is. Raises InputError for a file that is not as it was left."""
     path = state_file()
     try:
-        with opened(path) as file:
+        with open(path, encoding="utf-8") as file:
             there = os.fstat(file.fileno())
-            if there.st_size > MOST_BYTES:
+            if not stat.S_ISREG(there.st_mode) or there.st_size > MOST_BYTES:
                 raise ValueError("it is no record of ours")
             if there.st_mode & 0o022 or (hasattr(os, "geteuid") and there.st_uid not in (os.geteuid(), 0)):
                 raise ValueError("others may write it")
-            said = json.load(file)
+            said = from_json(file.read(), path)
         if (
             not isinstance(said, dict)
             or said.get("version") != VERSION
@@ -52,7 +53,7 @@ def places() -> dict[str, Any]:
         return {}
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it says what you trust") from error
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise InputError(
             f"{path} says what you trust, and cannot be used ({error}); take it away, and say ssl-kd trust "
             "again of what you need"
@@ -78,7 +79,17 @@ def write(place: str | Path, entry: Mapping[str, Any]) -> Path:
         text = json.dumps(
             {"version": VERSION, "places": places() | {str(Path(place).resolve()): entry}}, indent=1
         )
-        write_whole(path, text, mode=0o600)
+        partial = path.with_name(f"trusted-{uuid.uuid4().hex}.part")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
     return path
 
 

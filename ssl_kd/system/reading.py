@@ -17,14 +17,8 @@ def opened(path: str | Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NoFile(f"{path} is a folder, a pipe or a device, and no file")
+            raise NoFile(f"{path} is a folder, a pipe or a device, and no file that could be read")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def text_of(path: str | Path) -> str:
-    """The text of a file, UTF-8. Raises OSError; UnicodeDecodeError, which is a ValueError."""
-    with opened(path) as file:
-        return file.read().decode("utf-8")
