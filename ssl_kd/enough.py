@@ -14,7 +14,7 @@ from ssl_kd.cohort import Batch, Cohort
 from ssl_kd.distributed import GlobalBatchNorm, world
 from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
-from ssl_kd.losses.needs import rows_needed, width_needed
+from ssl_kd.losses.needs import rows_needed, views_needed, width_needed
 
 LEAST_VALUES = 3  # per channel, of a batch norm: of two it leaves their order alone, and no gradient
 
@@ -43,6 +43,19 @@ def check_rows(config: DictConfig, terms: Sequence[Any], cohort: Cohort, process
             f"(batch_size {config.batch_size}, accumulate {config.accumulate}, processes {processes}); take "
             f"{' or '.join(ways)}"
         )
+
+
+def check_views(config: DictConfig, terms: Sequence[Any]) -> None:
+    """Refuses a recipe of fewer views of an image than a loss compares, by InputError with the way out."""
+    views = config.recipe.get("views")
+    local = config.recipe.get("local_views") or 0  # small ones, which a peer may see beside them
+    for term in terms if isinstance(views, int) and not local else ():
+        least = views_needed(getattr(term, "loss", term))
+        if views < least:
+            raise InputError(
+                f'the term "{term.name}" compares {least} views of each image, and recipe.views is {views}; '
+                f"take recipe.views={least}"
+            )
 
 
 def check_widths(config: DictConfig, terms: Sequence[Any], cohort: Cohort) -> None:

@@ -36,7 +36,7 @@ from ssl_kd.data.overlap import check_overlap
 from ssl_kd.data.parts import join
 from ssl_kd.distributed import check_launcher, global_batch_norm
 from ssl_kd.engine import Join, NonFinite, Term, fit, step
-from ssl_kd.enough import check_batch_norm, check_rows, check_widths, small
+from ssl_kd.enough import check_batch_norm, check_rows, check_views, check_widths, small
 from ssl_kd.errors import InputError
 from ssl_kd.evaluate import PROBES, Evaluator, classifiers
 from ssl_kd.identity import run_name
@@ -194,6 +194,7 @@ def assemble(config: DictConfig, accelerator: Accelerator, data: Data) -> Parts:
     anew = {name: head for name, (head, _) in _classifiers_anew(config, data).items()}
     own = build_cohort(config, data.train.shape, terms, sources=fresh, anew=anew)
     check_rows(config, terms, own, accelerator.num_processes)
+    check_views(config, terms)
     check_widths(config, terms, own)
     if accelerator.num_processes > 1:
         global_batch_norm(own)

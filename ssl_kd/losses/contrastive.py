@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.needs import needs_rows, needs_width
+from ssl_kd.losses.needs import needs_rows, needs_views, needs_width
 from ssl_kd.losses.rows import (
     check_temperature,
     check_views,
@@ -15,6 +15,7 @@ from ssl_kd.losses.rows import (
 )
 
 
+@needs_views(2)
 @needs_width(2)
 @needs_rows(2)
 def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale: float = 1.0) -> Tensor:
@@ -35,6 +36,7 @@ def nt_xent(views: Tensor, temperature: float = 0.5, gather: bool = True, scale:
     return scale * (logits.logsumexp(1) - positives.mean(1)).mean()
 
 
+@needs_views(2)
 @needs_width(2)
 @needs_rows(2)
 def dcl(views: Tensor, temperature: float = 0.1, gather: bool = True) -> Tensor:
@@ -110,6 +112,7 @@ def _against_all(views: Tensor, temperature: float, gather: bool) -> tuple[Tenso
     return logits, partners, itself
 
 
+@needs_views(2)
 @needs_width(2)
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float = 0.1) -> Tensor:
     """Each query picks the key of the same image's other view out of that key and the negatives.
@@ -133,6 +136,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float =
     return torch.stack(losses).mean()
 
 
+@needs_views(2)
 @needs_width(2)
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """-cos(prediction of one view, target of another), mean over all ordered pairs of different views.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_kd import distributed
 from ssl_kd.errors import InputError
-from ssl_kd.losses.needs import needs_rows, needs_width
+from ssl_kd.losses.needs import needs_rows, needs_views, needs_width
 from ssl_kd.losses.rows import (
     check_shapes,
     check_temperature,
@@ -124,6 +124,7 @@ def _smoothed(log_p: Tensor, epsilon: float) -> Tensor:
     return smoothed - math.log1p(log_p.shape[-1] * epsilon)
 
 
+@needs_views(2)
 @needs_width(2)
 def dino(
     student: Tensor, teacher: Tensor, temperature: float = 0.1, teacher_temperature: float = 0.04

@@ -74,6 +74,23 @@ def needs_width(least: int) -> Callable[[Loss], Loss]:
     return declare
 
 
+def needs_views(least: int) -> Callable[[Loss], Loss]:
+    """Declares that a loss compares `least` views of each image, and has no meaning with fewer."""
+
+    def declare(loss: Loss) -> Loss:
+        loss.least_views = least  # type: ignore[attr-defined]
+        return loss
+
+    return declare
+
+
+def views_needed(loss: Callable[..., Any]) -> int:
+    """How many views of an image a loss needs, 1 where it says nothing; `loss` as of `rows_needed`."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return int(getattr(loss, "least_views", 1))
+
+
 def width_needed(loss: Callable[..., Any]) -> int:
     """How wide the outputs are that a loss needs, 1 where it says nothing; `loss` as of `rows_needed`."""
     while isinstance(loss, partial):

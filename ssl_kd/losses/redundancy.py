@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_kd import distributed
-from ssl_kd.losses.needs import needs_rows
+from ssl_kd.losses.needs import needs_rows, needs_views
 from ssl_kd.losses.rows import check_views, full, products
 
 
+@needs_views(2)
 @needs_rows(2)
 def barlow_twins(
     views: Tensor, redundancy: float = 5e-3, epsilon: float = 1e-5, gather: bool = True
@@ -33,6 +34,7 @@ def barlow_twins(
     return torch.stack(losses).mean()
 
 
+@needs_views(2)
 @needs_rows(2)
 def vicreg(
     views: Tensor,

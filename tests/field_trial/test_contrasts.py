@@ -169,6 +169,20 @@ CASES = [
             ("byol", "byol", "prediction", [f"peer.heads.{h}.out=1" for h in ("projection", "prediction")]),
         ]
     ],
+    *[
+        Case(
+            f"one-view-{method}",
+            "a comparison of views without a second one",
+            train(f"method={method}", *peers, "recipe.views=1", "batch_size=8"),
+            f'the term "{term}" compares 2 views of each image, and recipe.views is 1; take recipe.views=2$',
+        )
+        for method, term, peers in [
+            *[(m, m, [ONE]) for m in ("dcl", "barlow_twins", "vicreg", "byol", "simsiam", "dino")],
+            ("simclr", "nt_xent", [ONE]),
+            ("moco", "info_nce", []),
+            ("dogo", "nt_xent", [TWO]),
+        ]
+    ],
     Case(
         "one-image-with-a-label",
         "labels need no other image",
