@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system import network
 from ssl_kd.system.documents import CONFIG, json_of
 from ssl_kd.system.paths import expand
 
@@ -108,9 +109,14 @@ def _file(place: str, file: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place):  # no name that the Hub can have
         raise InputError(f"there is no folder {place}")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
     except ImportError as error:
         raise InputError(f'hf/{place} needs the package "transformers": pip install "ssl-kd[hf]"') from error
+    if not network.allowed():
+        kept = try_to_load_from_cache(place, file)
+        if isinstance(kept, str):
+            return Path(kept)
+        network.ask(f"{file} of hf/{place}", f"https://huggingface.co/{place}")
     try:
         return Path(hf_hub_download(place, file))
     except Exception as error:  # of the network and of the Hub, in many types

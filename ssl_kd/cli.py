@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ssl_kd.commands.catalogue import COMMANDS as _COMMANDS
 from ssl_kd.commands.catalogue import PROBES as _PROBES
@@ -10,6 +11,8 @@ from ssl_kd.system.safe_path import leave_current_folder
 from ssl_kd.system.text import guard_streams, print_line, print_lines
 
 COMMANDS, PROBES = tuple(_COMMANDS), tuple(_PROBES)
+OFFLINE = (*PROBES, "eval", "report", "export", "show", "doctor")  # but with online=true
+ALWAYS_OFFLINE = ("compare", "runs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,15 +28,29 @@ def script(*first: str) -> int:
 
 
 def _main(words: list[str]) -> int:
-    from ssl_kd.errors import InputError, nearest
-
     asked = [word for word in words if word in ("--help", "-h")]
     rest = [word for word in words if word not in asked]
     if rest[:1] == ["help"]:
         asked, rest = ["help"], rest[1:]
     if asked or not rest:
         return _help(rest)
-    command, rest = rest[0], rest[1:]
+    return _online(rest[0], rest[1:])
+
+
+def _online(command: str, words: list[str]) -> int:
+    """Runs a command, which goes online only where its own words, and no run, say where to."""
+    if command not in (*OFFLINE, *ALWAYS_OFFLINE):
+        return _run(command, words)
+    from ssl_kd.system import network
+
+    rest, allow = network.taken(words) if command in OFFLINE else (words, None)
+    with network.online(bool(allow)), nullcontext() if allow else network.fenced():
+        return _run(command, rest)
+
+
+def _run(command: str, rest: list[str]) -> int:
+    from ssl_kd.errors import InputError, nearest
+
     if command == "train":
         from ssl_kd.train import _main as train
 
@@ -46,7 +63,10 @@ def _main(words: list[str]) -> int:
         console().print(method_page(compose(rest)), soft_wrap=True)
         return 0
     if command == "timing":
-        return timing(rest)
+        from ssl_kd.own.words import starting
+
+        with starting(rest) as words:
+            return timing(words)
     if command == "doctor":
         from ssl_kd.commands.doctor import main as doctor
 

@@ -17,6 +17,7 @@ from ssl_kd.data.adapt import subset
 from ssl_kd.data.sources import lacks_labels
 from ssl_kd.encoder import Encoder, reads_of
 from ssl_kd.labelled import called
+from ssl_kd.own.pretrained import without_weights
 from ssl_kd.probes import Features, Linear, embed, knn, linear, pixels
 from ssl_kd.probes.ensemble import ensemble, ensemble_knn
 from ssl_kd.probes.health import effective_rank
@@ -108,10 +109,17 @@ class Evaluator:
     """The probes of one config over one data set, or over the labelled one that it has beside it.
 
     data: what is scored has labels and a test split, or every score is empty and `missing` says why.
+    lost: peers of which nobody knows any more how they began.
     """
 
-    def __init__(self, config: DictConfig, data: Data, device: torch.device | str = "cpu") -> None:
-        self.config, self.data, self.device = config, data, device
+    def __init__(
+        self,
+        config: DictConfig,
+        data: Data,
+        device: torch.device | str = "cpu",
+        lost: Collection[str] = (),
+    ) -> None:
+        self.config, self.data, self.device, self.lost = config, data, device, lost
         self.plain = Plain(config.data.size)
         self.missing = _missing(config, data)
 
@@ -145,17 +153,24 @@ class Evaluator:
     def baselines(self, probes: Collection[str] = PROBES) -> dict[str, Any]:
         """The same for raw pixels at 32 x 32, and for the networks as they were before training.
 
-        A frozen one is still what it was.
+        A frozen one is still what it was; one whose weights of then are lost is left out.
         """
         before = self.untrained()
-        untrained = self.cohort(before, probes, before.frozen)["peers"]
+        untrained = self.cohort(before, probes, self.not_beginners(before))["peers"]
         return {"pixels": self.score(self.pixels(), probes)[0], "untrained": untrained}
+
+    def not_beginners(self, before: Cohort) -> set[str]:
+        """The peers of `untrained` that are no baseline."""
+        return {*before.frozen, *self.lost}
 
     def untrained(self) -> Cohort:
         """The cohort as it was before the first step."""
         run = Run(self.config.run) if self.config.run else None
         begun = run is not None and run.self_contained
-        cohort = build_cohort(self.config, self.data.train.shape, sources=not begun)
+        config = self.config.copy()
+        if run is not None and begun:
+            without_weights(config, run.begins_with)
+        cohort = build_cohort(config, self.data.train.shape, sources=not begun)
         if run is not None and begun:
             run.load_start(cohort)
         return cohort.to(self.device)

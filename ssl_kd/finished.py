@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_kd import __version__
 from ssl_kd.build import build_cohort, check_options, read_data
+from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Cohort
 from ssl_kd.data import Data
 from ssl_kd.data.identity import ACCEPT, check_accept, difference
@@ -21,9 +22,12 @@ from ssl_kd.errors import InputError, nearest
 from ssl_kd.evaluate import Evaluator, classifiers, network
 from ssl_kd.inputs import Images, batches
 from ssl_kd.machine import pick_device
+from ssl_kd.own.places import check_places, of_data, of_peers, own_copies
+from ssl_kd.own.pretrained import without_weights
 from ssl_kd.probes.features import embed
 from ssl_kd.run import Run
 from ssl_kd.saved import check_links, environment, read_config
+from ssl_kd.system import network as net
 from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
@@ -36,6 +40,7 @@ class Finished:
 
     Its networks need nothing but the folder; `data`, and what is made from it, needs the images too.
     data_changed: "accept" takes images that are not those of the training; `differs` says what was found.
+    online: whether these may be fetched. lost: peers that began with weights which the run does not have.
     """
 
     run: Run
@@ -45,6 +50,8 @@ class Finished:
     checkpoint: str
     device: torch.device
     data_changed: str | None = field(default=None, kw_only=True)
+    online: bool = field(default=False, kw_only=True)
+    lost: frozenset[str] = field(default=frozenset(), kw_only=True)
     differs: str = field(default="", init=False)
 
     @cached_property
@@ -55,7 +62,7 @@ class Finished:
         data_changed is "accept".
         """
         check_names(self.config, self.run.folder)  # another run may have been read since
-        data = read_data(self.config)
+        data = _read(self.config, self.run.folder, self.online)
         self.differs = difference(mapping_of(self.run.folder / "data.json"), data, self.config)
         if self.differs and self.data_changed != "accept":
             raise InputError(
@@ -66,7 +73,7 @@ class Finished:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the run's own images, before they are scaled to `config.data.size`."""
-        return _shape(self.run, self.config)
+        return _shape(self.run, self.config, self.online)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -96,7 +103,7 @@ class Finished:
     @property
     def evaluator(self) -> Evaluator:
         """The run's probes. Raises InputError where the data cannot be read."""
-        return Evaluator(self.config, self.data, self.device)
+        return Evaluator(self.config, self.data, self.device, self.lost)
 
     def embed(self, images: Images, peer: str | None = None, batch_size: int | None = None) -> np.ndarray:
         """The embeddings of images, float32 (N, D): for the run's own images the features of its probes.
@@ -146,12 +153,17 @@ class Finished:
 
 
 def load(
-    run: str | Path, device: str = "cpu", checkpoint: str | None = None, data_changed: str | None = None
+    run: str | Path,
+    device: str = "cpu",
+    checkpoint: str | None = None,
+    data_changed: str | None = None,
+    online: bool = False,
 ) -> Finished:
     """The run in the folder `run`; its images are not read before they are asked for.
 
     device: auto, cpu, cuda or mps. checkpoint: last or chosen; None is the one that the run itself reports.
     data_changed: "accept" takes images that changed since the run began.
+    online: whether what its config names may be fetched; weights that a checkpoint has never are.
     Raises InputError: no run, no checkpoint, or a run that another version made and this one cannot read.
     """
     folder = str(expand(run))
@@ -165,10 +177,15 @@ def load(
     chosen = checkpoint == "chosen" or (checkpoint is None and config.probe.get("select", "last") != "last")
     if (there.chosen if chosen else there.checkpoint) is None:
         raise InputError(f"{folder} has no {'chosen ' if chosen else ''}checkpoint")
+    whole, began = there.self_contained, there.begins_with
+    frozen = {str(name) for name, peer in config.peers.items() if is_frozen(peer)}
+    lost = without_weights(config, {*map(str, config.peers)} - (frozen - began)) - began
     check_names(config, folder)
+    check_places(of_peers(config, whole=not whole), folder)
     try:
         check_options(config)
-        cohort = build_cohort(config, _shape(there, config), sources=not there.self_contained)
+        with net.reading_a_run(online):
+            cohort = build_cohort(config, _shape(there, config, online), sources=not whole)
         step = _weights(there, cohort, chosen)
     except (InputError, OmegaConfBaseException) as error:
         packages = environment(there.folder).get("packages")
@@ -186,6 +203,8 @@ def load(
         "chosen" if chosen else "last",
         place,
         data_changed=data_changed,
+        online=online,
+        lost=frozenset(lost),
     )
 
 
@@ -202,11 +221,19 @@ def _noted(run: Run) -> dict:
     return train if isinstance(train, dict) else {}
 
 
-def _shape(run: Run, config: DictConfig) -> tuple[int, int, int]:
+def _read(config: DictConfig, folder: Path, online: bool) -> Data:
+    """The images that a run names, where they may be read."""
+    own_copies(config, folder)
+    check_places(of_data(config), folder)
+    with net.reading_a_run(online):
+        return read_data(config)
+
+
+def _shape(run: Run, config: DictConfig, online: bool) -> tuple[int, int, int]:
     noted = _noted(run).get("shape")
     if isinstance(noted, list) and len(noted) == 3 and all(type(n) is int and n > 0 for n in noted):
         return noted[0], noted[1], noted[2]
-    return read_data(config).train.shape
+    return _read(config, run.folder, online).train.shape
 
 
 def _weights(run: Run, cohort: Cohort, chosen: bool) -> int:

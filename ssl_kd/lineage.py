@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_kd import architecture
 from ssl_kd.cast import is_frozen, learners
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.saved import read_config
+from ssl_kd.system import network
 from ssl_kd.system.documents import mapping_of
 from ssl_kd.system.paths import expand
 
@@ -116,10 +118,20 @@ def _take(peer: DictConfig, name: str) -> None:
         if "cut" in theirs:
             raise InputError(f'{where}.cut: "{taken}" of {folder} is cut already')
         found.cut = _layers(peer.cut, theirs, where, f'"{taken}" of {folder}')
-    from ssl_kd.trust import check_names  # takes torch
+    from ssl_kd.own.places import check_places, of_peers  # take torch
+    from ssl_kd.own.pretrained import without_weights
+    from ssl_kd.trust import check_names
 
-    check_names(found, str(folder))
-    for key, value in found.items():
+    own = OmegaConf.create({"peers": {name: found}})
+    without_weights(own)  # those of the run follow
+    check_names(own, str(folder))
+    check_places(of_peers(own, whole=False), str(folder))
+    try:
+        with network.reading_a_run():
+            architecture.settle(own.peers[name], name)
+    except network.Offline as error:
+        raise InputError(f"{where}.weights: {folder} needs more than it has: {error}") from error
+    for key, value in own.peers[name].items():
         peer[key] = value
 
 

@@ -258,7 +258,7 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
     test = None if read.test is None else as_channels(read.test, channels)
     other = replace(read, train=as_channels(read.train, channels), test=test)
     own.data.name, own.probe.data = config.data.name, None
-    evaluator = Evaluator(own, other, finished.device)
+    evaluator = Evaluator(own, other, finished.device, finished.lost)
     if evaluator.missing:
         raise InputError(evaluator.missing)
     both, before = ("knn", "linear"), finished.evaluator.untrained()
@@ -269,7 +269,7 @@ def transfer(finished: Finished, data: Sequence[str]) -> dict[str, Any]:
         **evaluator.cohort(finished.cohort, both),
         "baselines": {
             "pixels": evaluator.score(evaluator.pixels(), both)[0],
-            "untrained": evaluator.cohort(before, both, before.frozen)["peers"],
+            "untrained": evaluator.cohort(before, both, evaluator.not_beginners(before))["peers"],
         },
     }
 
@@ -294,9 +294,10 @@ def healthy(finished: Finished, images: int = 512) -> dict[str, Any]:
 
 
 def _untrained(evaluator: Evaluator) -> dict[str, Encoder]:
-    """The peers that embed images as they were before training, without the frozen ones, which still are."""
+    """The peers that embed images as they were before training, without those that are no baseline."""
     before = evaluator.untrained()
-    return {name: peer for name, peer in encoders(before).items() if name not in before.frozen}
+    left_out = evaluator.not_beginners(before)
+    return {name: peer for name, peer in encoders(before).items() if name not in left_out}
 
 
 def _both(finished: Finished, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -90,6 +90,18 @@ class Run:
         return bool(places) and (
             kept or not any(peer.get("weights") for peer in self.config().peers.values())
         )
+
+    @property
+    def begins_with(self) -> set[str]:
+        """The peers whose weights of before training the run has, for not all of them were drawn."""
+        path = self.folder / "start.safetensors"
+        if not path.is_file():
+            return set()
+        try:
+            with safe_open(path, "pt") as opened:
+                return {key.split(".")[1] for key in opened.keys() if key.startswith("peers.")}
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read ({first_line(error)})") from error
 
     @property
     def best(self) -> float:

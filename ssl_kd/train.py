@@ -24,13 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: list[str]) -> int:
     from ssl_kd.config import compose
     from ssl_kd.launch import launched, spawn
+    from ssl_kd.own.words import starting
 
-    config = compose(words)
-    if config.processes and config.processes > 1 and not launched():
-        return spawn(words, config.processes, config.device)
-    from ssl_kd.training import train
+    with starting(words) as rest:
+        config = compose(rest)
+        if config.processes and config.processes > 1 and not launched():
+            return spawn(words, config.processes, config.device)
+        from ssl_kd.training import train
 
-    return train(config)
+        return train(config)
 
 
 if __name__ == "__main__":

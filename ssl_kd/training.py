@@ -53,6 +53,7 @@ from ssl_kd.machine import (
     set_threads,
 )
 from ssl_kd.monitor import Collapsed, Monitor, Watch
+from ssl_kd.own.pretrained import without_weights
 from ssl_kd.run import Run
 from ssl_kd.saved import changes, environments, probe_of
 from ssl_kd.schedules import Weight
@@ -460,8 +461,8 @@ def _continue(parts: Parts, run: Run, before: dict[str, Any]) -> int:
             "back, or name another run= to start again"
         )
     else:
-        began = [str(name) for name, peer in config.peers.items() if peer.get("weights")]
-        run.keep_start(parts.own, {*began, *parts.own.frozen})
+        began = {str(name) for name, peer in config.peers.items() if peer.get("weights")}
+        run.keep_start(parts.own, {*began, *without_weights(config.copy()), *parts.own.frozen})
     run.forget_after(begun)
     accelerator.wait_for_everyone()
     lost = f", killed at about step {before['step']}" if before.get("state") == "killed" else ""

@@ -12,6 +12,7 @@ Configs that lie in `configs/` of the current folder, which may be anybody's too
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ssl_kd.own.files import Module
 from ssl_kd.own.found import Found, find, node_hash
 from ssl_kd.own.harmless import DATA_SETS, may_be_named, reading_option
 from ssl_kd.own.nodes import Named, named, of_library, within
+from ssl_kd.own.places import of_data, of_peers, unknown
+from ssl_kd.own.pretrained import without_weights
 from ssl_kd.system.paths import expand
 
 VARIABLE = "SSL_KD_TRUST"
@@ -66,23 +69,33 @@ def is_foreign(each: Named) -> bool:
 
 
 def put_on_record(config: DictConfig | Mapping[str, Any], folder: str | Path) -> str:
-    """Records what `config` names as the user's, in the folder of its run; returns "" or what went wrong.
+    """Records what `config` names as the user's, code and places of data; returns "" or what went wrong.
 
     A state folder that cannot be written is no reason to stop a training.
     """
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=True)
-    foreign = foreign_nodes(config)
-    if not foreign:
-        return ""
+    foreign = both_ways(config)
     try:
-        record.write(folder, entry_of(foreign, {each.name: _granted(each.name) for each in foreign}))
+        whole = OmegaConf.create(dict(config))
+        new = [place.path for place in unknown(chain(of_data(whole), of_peers(whole, whole=True)))]
+        if foreign:
+            record.write(folder, entry_of(foreign, {each.name: _granted(each.name) for each in foreign}))
+        if new:
+            record.add_paths(new)
     except (InputError, OSError) as error:
         return (
             f"what is your own in this run could not be put on record ({error}): to score it, say "
             f"{VARIABLE}=PATH of it, or ssl-kd trust {folder}"
         )
     return ""
+
+
+def both_ways(config: Mapping[str, Any]) -> list[Named]:
+    """What a config names that is not harmless: as it stands, and without weights that a checkpoint has."""
+    bare = OmegaConf.create(dict(config))
+    without_weights(bare)
+    return [*foreign_nodes(config), *foreign_nodes(bare)]
 
 
 def entry_of(

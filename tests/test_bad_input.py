@@ -404,7 +404,7 @@ RUNS = [
     Bad("calls-its-own-module", KNN, r'"runs.a.payload.Net" .*/runs/a/payload.py, line 2 .*not on record',
         payload),
     Bad("names-nothing", KNN, CALLED, edited(peers__a__backbone={"_target_": 3})),
-    Bad("weights-elsewhere", KNN, "is not a run folder",
+    Bad("weights-elsewhere", KNN, "peers.a.weights.*ssl-kd trust runs/a lets it",
         edited(peers__a__weights="../../etc", peers__a__frozen=True)),
     Bad("link-out-of-it", KNN, "knn.json.part is a link that leads out of the run folder", linked),
     Bad("no-checkpoint", KNN, "has no checkpoint",

@@ -26,6 +26,7 @@ from ssl_kd.backbones.cifar import anew
 from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lower, probe_image, reductions, side_of
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError
+from ssl_kd.system import network
 
 TOKENS = 8  # along a side, of a plain ViT
 
@@ -113,6 +114,8 @@ def build(name: str, channels: int, size: int, options: dict[str, Any]) -> TimmN
     for ours, instead in _OURS.items():
         if ours in options:
             raise InputError(f'{name} takes no option "{ours}": {instead}')
+    if options.get("pretrained"):
+        network.ask(f"the weights of timm's {name}", f"https://huggingface.co/timm/{name}")
     state = torch.get_rng_state()
 
     def fresh(**patch: int) -> nn.Module:

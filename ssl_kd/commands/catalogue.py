@@ -28,6 +28,7 @@ class Command:
 
 _RUN = Option("run", "", "the run folder; needed")
 _DEVICE = Option("device", "auto", "auto, cpu, cuda, mps")
+_ONLINE = Option("online", "false", "fetch data that the run names and this machine does not have")
 _CHECKPOINT = Option(
     "checkpoint", "null", "last, or chosen (by probe.select); null: the one that the run reports"
 )
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Command] = {
             ("train method=dogo dry_run=true", "builds everything, runs one step, says what the run needs"),
             ("train data=folder --help", "the options of that data, too; so for method=, recipe= and optim="),
         ),
+        (Option("online", "null", "true: fetch what a config.yaml in a run folder names, too"),),
         trains=True,
     ),
     "init": Command(
@@ -120,6 +122,7 @@ COMMANDS: dict[str, Command] = {
             _CHECKPOINT,
             _CHANGED,
             _DEVICE,
+            _ONLINE,
         ),
     ),
     "compare": Command(
@@ -157,7 +160,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "the run as one HTML page",
         (("report run=runs/a", ""), ("report run=runs/a map=umap", "")),
-        (_RUN, Option("map", "pca", "of the embeddings: pca, umap"), _CHANGED, _DEVICE),
+        (_RUN, Option("map", "pca", "of the embeddings: pca, umap"), _CHANGED, _DEVICE, _ONLINE),
     ),
     "export": Command(
         "the network to deploy",
@@ -245,7 +248,7 @@ def command(name: str) -> Command:
     return Command(
         PROBES[name],
         ((f"{name} run=runs/a", ""), *_EXAMPLES.get(name, ())),
-        (_RUN, *([other] if name == "transfer" else []), *own, _CHECKPOINT, _CHANGED, _DEVICE),
+        (_RUN, *([other] if name == "transfer" else []), *own, _CHECKPOINT, _CHANGED, _DEVICE, _ONLINE),
         more=purpose(*_probe(name)),
     )
 
@@ -275,4 +278,4 @@ def _probe(name: str) -> tuple[str, str]:
 
 
 def _exported() -> tuple[Option, ...]:
-    return (_RUN, *(o for o in parameters("export/__init__.py", "export") if o.key != "folder"))
+    return (_RUN, *(o for o in parameters("export/__init__.py", "export") if o.key != "folder"), _ONLINE)

@@ -1,8 +1,6 @@
 """`ssl-kd doctor`: what is wrong here, line by line, and with the options of a training whether that fits."""
 
-import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ from ssl_kd.config import compose
 from ssl_kd.console import console
 from ssl_kd.errors import InputError
 from ssl_kd.identity import run_name
+from ssl_kd.own.pretrained import without_weights
+from ssl_kd.system import network
 
 # Data that would be downloaded: (C, H, W), training images, test images, classes.
 DOWNLOADED: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
@@ -25,11 +25,13 @@ DOWNLOADED: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
 
 def main(words: Sequence[str]) -> int:
     """`ssl-kd doctor [options of train]`: 0 without a problem, 1 with one; InputError for wrong options."""
-    config = compose(words)
     out, problems = console(), 0
-    for check in _all(config, bool(words)):
-        problems += check.state == "problem"
-        out.print(f"{check.state:<8} {check.what}", soft_wrap=True)
+    with network.reading_a_run():
+        config = compose(words)
+        without_weights(config)  # they need no memory that drawn ones do not
+        for check in _all(config, bool(words)):
+            problems += check.state == "problem"
+            out.print(f"{check.state:<8} {check.what}", soft_wrap=True)
     if not words:
         out.print("with the options of a training, as method=dogo data=cifar10, its memory is estimated too")
     return 1 if problems else 0
@@ -124,27 +126,7 @@ def _read(config: DictConfig) -> tuple[Any, str]:
     """The images, or None and what was wanted from the network, which is not asked."""
     from ssl_kd.build import read_data
 
-    with _no_network() as asked:
-        try:
-            return read_data(config), ""
-        except InputError:
-            if not asked:
-                raise
-            return None, asked[0]
-
-
-@contextmanager
-def _no_network() -> Iterator[list[str]]:
-    """Inside, names are not looked up and nothing is connected to; gives the list of what was asked for."""
-    asked: list[str] = []
-
-    def refuse(host: Any, *rest: Any, **options: Any) -> Any:
-        asked.append(str(host))
-        raise OSError("doctor downloads nothing")
-
-    before = socket.getaddrinfo
-    socket.getaddrinfo = refuse
     try:
-        yield asked
-    finally:
-        socket.getaddrinfo = before
+        return read_data(config), ""
+    except network.Offline as error:
+        return None, error.address

@@ -1,6 +1,7 @@
 """`ssl-kd trust RUN`: shows what a run, or `configs/`, would execute, and puts it on record."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -10,12 +11,13 @@ from ssl_kd.errors import InputError
 from ssl_kd.own import record
 from ssl_kd.own.found import Found
 from ssl_kd.own.nodes import Named, named
+from ssl_kd.own.places import Place, of_data, of_peers, unknown
 from ssl_kd.own.words import config_hashes
 from ssl_kd.saved import read_config
 from ssl_kd.system.documents import yaml_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import print_line
-from ssl_kd.trust import entry_of, is_foreign, standing
+from ssl_kd.trust import both_ways, entry_of, is_foreign, standing
 from ssl_kd.words import options
 
 _GROUPED = ("method", "data", "recipe", "optim", "pretext")
@@ -29,10 +31,12 @@ def main(words: Sequence[str]) -> int:
     folders += [str(given["run"])] if given.get("run") else []
     if len(folders) != 1:
         raise InputError("trust takes one folder, as in ssl-kd trust runs/a, or ssl-kd trust configs")
-    folder = expand(folders[0])
+    folder, read = expand(folders[0]), list[Place]()
     run = (folder / "config.yaml").is_file() and not any((folder / group).is_dir() for group in _GROUPED)
     if run:
-        foreign = [each for each in named(OmegaConf.to_container(read_config(folder))) if is_foreign(each)]
+        config = read_config(folder)
+        foreign = [each for each in named(OmegaConf.to_container(config)) if is_foreign(each)]
+        read = unknown(chain(of_data(config), of_peers(config, whole=True)))
         hashes: dict[str, str] = {}
     elif any((folder / group).is_dir() for group in _GROUPED):
         foreign, hashes = list(_of_configs(folder)), config_hashes(folder)
@@ -40,14 +44,25 @@ def main(words: Sequence[str]) -> int:
         raise InputError(
             f"{folder} is neither a run folder nor a folder of configs (configs/method/NAME.yaml)"
         )
-    if not foreign:
+    if not foreign and not read:
         print_line(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")
         return 0
     found = {each.name: standing(each) for each in foreign}
-    print_line(f"{folder} will run, when it is read:")
+    if foreign:
+        print_line(f"{folder} will run, when it is read:")
     for line in _lines(foreign, found):
         print_line(f"  {line}")
-    print_line(f"on record in {record.write(folder, entry_of(foreign, found, hashes))}")
+    if read:
+        print_line(f"{folder} will have these read:")
+    for place in read:
+        print_line(f"  {place.path} ({place.key})")
+    path = record.state_file()
+    if foreign:
+        bare = both_ways(OmegaConf.to_container(config)) if run else foreign
+        path = record.write(folder, entry_of(bare, found, hashes))
+    if read:
+        path = record.add_paths(place.path for place in read)
+    print_line(f"on record in {path}")
     return 0
 
 

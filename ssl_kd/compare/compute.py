@@ -3,12 +3,15 @@
 import json
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.cast import learners
-from ssl_kd.system.documents import from_json
+from ssl_kd.errors import InputError
+from ssl_kd.system import network
+from ssl_kd.system.documents import from_json, mapping_of
 
 _LEARNING = (
     3  # forward, and the gradients of what came in and of the weights, each as dear as the forward pass
@@ -54,15 +57,19 @@ def _views(peer: DictConfig, config: DictConfig) -> float:
 
 def _forward_macs(config: DictConfig, folder: str) -> dict[str, int]:
     """Peer -> multiply-adds for one image, for a run that did not note them: its networks are built again."""
+    from ssl_kd.own.places import check_places, of_peers
+    from ssl_kd.own.pretrained import without_weights
     from ssl_kd.trust import check_names
 
+    config = config.copy()
+    without_weights(config)
     check_names(config, folder)
+    check_places(of_peers(config, whole=False), folder)
     mean = config.data.get("mean")
-    channels = len(mean) if OmegaConf.is_list(mean) else 0
+    noted = (mapping_of(Path(folder) / "data.json").get("train") or {}).get("shape")
+    channels = len(mean) if OmegaConf.is_list(mean) else noted[0] if noted else 0
     if not channels:
-        from ssl_kd.build import read_data
-
-        channels = read_data(config.copy()).train.shape[0]
+        raise InputError(f"{folder} does not say how many channels its images have")
     parts = {key: config.get(key) for key in ("peers", "data", "channels_last", "classes")}
     plain = OmegaConf.to_container(OmegaConf.create({**parts, "seed": 0}))
     return _built(json.dumps(plain, sort_keys=True), channels)
@@ -75,4 +82,5 @@ def _built(parts: str, channels: int) -> dict[str, int]:
 
     config = OmegaConf.create(from_json(parts, "the config"))
     shape = (channels, int(config.data.size), int(config.data.size))
-    return training_macs(build_cohort(config, shape, sources=False), shape)
+    with network.reading_a_run():
+        return training_macs(build_cohort(config, shape, sources=False), shape)

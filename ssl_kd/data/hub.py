@@ -4,7 +4,8 @@ Needs the package `datasets`, which the extra `hub` brings.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ssl_kd.data.labels import Said, lacks, listed
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.data.splits import TEST, TRAIN, VALIDATION, role
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system import network
 from ssl_kd.system.documents import json_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
@@ -223,14 +225,32 @@ def _load(path: str, subset: str | None) -> Mapping[str, Any]:
     if saved:
         _check_parts(place)
     try:
-        if saved:
-            found = datasets.load_from_disk(str(place))
-        else:
-            found = datasets.load_dataset(str(place) if place.is_dir() else path, subset)
+        with nullcontext() if network.allowed() else _kept_only():
+            if saved:
+                found = datasets.load_from_disk(str(place))
+            else:
+                found = datasets.load_dataset(str(place) if place.is_dir() else path, subset)
     except Exception as error:  # of the network, of file systems, of arrow, and of its own
+        if not place.is_dir():
+            network.ask(f"the data set {path}", f"https://huggingface.co/datasets/{path}")
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise InputError(f"the data set {path} cannot be read ({first_line(cause)})") from error
     return found if isinstance(found, dict) else {"train": found}
+
+
+@contextmanager
+def _kept_only() -> Iterator[None]:
+    """Inside, `datasets` takes what lies on this machine, and asks nobody whether there is anything newer."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        with network.fenced():  # the card of a folder may name addresses
+            yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _check_parts(place: Path) -> None:

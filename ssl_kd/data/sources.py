@@ -20,6 +20,7 @@ from ssl_kd.data.labels import Said, number
 from ssl_kd.data.workers import Chunk, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
+from ssl_kd.system import network
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
 
@@ -237,8 +238,11 @@ def _torchvision(name: str, root: Path, limit: int | None, files: str) -> Data:
         try:
             data = getattr(datasets, name)(root, train=train, download=False)
         except Exception:  # missing files are a RuntimeError, damaged ones anything
+            kind = getattr(datasets, name)
+            address = kind.url if hasattr(kind, "url") else kind.mirrors[0]
+            network.ask(f"{name}, of which {root} has no whole copy,", address)
             try:
-                data = getattr(datasets, name)(root, train=train, download=True)
+                data = kind(root, train=train, download=True)
             except Exception as error:
                 unsafe = "weights_only" in str(error)  # torch refuses to execute a file, and advises to
                 why = "a file of it holds more than numbers" if unsafe else first_line(error)

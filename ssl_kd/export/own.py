@@ -15,7 +15,10 @@ from ssl_kd.encoder import Encoder
 from ssl_kd.errors import InputError
 from ssl_kd.export.deployed import Deployed, Network
 from ssl_kd.finite import check_weights
+from ssl_kd.own.places import check_places, of_peers
+from ssl_kd.own.pretrained import without_weights
 from ssl_kd.peers import Surroundings, build_peer
+from ssl_kd.system import network as net
 from ssl_kd.system.documents import from_json
 from ssl_kd.system.paths import expand
 from ssl_kd.trust import check_names
@@ -50,9 +53,11 @@ def read(path: str | Path) -> Network:
             "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
         }
     )
+    without_weights(config)  # the file has them
     check_names(config, file.parent)
+    check_places(of_peers(config, whole=False), file.parent)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), net.reading_a_run():
             around = Surroundings(config, int(about["image"]["channels"]), {})
             encoder = build_peer("network", config.peers.network, around)
         assert isinstance(encoder, Encoder)

@@ -101,6 +101,12 @@ def reading_option(found: Named) -> str | None:
     return None
 
 
+def default_of(found: Named, key: str) -> Any:
+    """What an option is that a node leaves out; None where its constructor has none such, or no default."""
+    parameter = _parameters(found).get(key) if may_be_named(found) else None
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
 def _parameters(found: Named) -> Mapping[str, inspect.Parameter]:
     """Those of what is named; of a factory of networks by name, those of the network's own."""
     try:

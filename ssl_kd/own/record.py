@@ -1,15 +1,16 @@
 """What the user has trusted: `$XDG_STATE_HOME/ssl_kd/trusted.json`, outside every run folder.
 
 {"version": 1, "places": {FOLDER: {"nodes": [HASH, ...], "names": {ADDRESS: {"root": FOLDER or null,
-"files": {FILE: HASH}}}, "files": {FILE: HASH}}}}: of a run folder, or a folder of configs, what it may name,
-with which options (nodes), and the files of which that is made. root: null for what is installed.
+"files": {FILE: HASH}}}, "files": {FILE: HASH}}}, "paths": [PATH, ...]}: of a run folder, or a folder of
+configs, what it may name, with which options (nodes), and the files of which that is made. root: null for
+what is installed. paths: what may be read for any run, of data and weights.
 """
 
 import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,17 @@ def state_file() -> Path:
 
 
 def places() -> dict[str, Any]:
-    """All that is on record; {} where nothing is. Raises InputError for a file that is not as it was left."""
+    """Folder -> what is on record of it; {} where nothing is. Raises InputError, as `paths`."""
+    return _document()["places"]
+
+
+def paths() -> list[str]:
+    """Files and folders that the user has trained on, or has allowed to be read."""
+    return _document()["paths"]
+
+
+def _document() -> dict[str, Any]:
+    """All that is on record. Raises InputError for a file that is not as it was left."""
     path = state_file()
     try:
         with open(path, encoding="utf-8") as file:
@@ -48,9 +59,12 @@ def places() -> dict[str, Any]:
             or not isinstance(said["places"], dict)
         ):
             raise ValueError("it is no record of this version")
-        return said["places"]
+        read = said.get("paths", [])
+        if not isinstance(read, list) or not all(isinstance(path, str) for path in read):
+            raise ValueError("its paths are none")
+        return {"version": VERSION, "places": said["places"], "paths": read}
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return {"version": VERSION, "places": {}, "paths": []}
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it says what you trust") from error
     except (ValueError, KeyError) as error:
@@ -73,12 +87,22 @@ def of(place: str | Path) -> dict[str, Any]:
 
 def write(place: str | Path, entry: Mapping[str, Any]) -> Path:
     """Puts an entry on record in place of an earlier one; returns the file. Raises InputError, OSError."""
+    return _write(lambda there: there["places"].update({str(Path(place).resolve()): entry}))
+
+
+def add_paths(read: Iterable[str]) -> Path:
+    """Puts paths on record; returns the file. Raises InputError, OSError."""
+    new = list(read)
+    return _write(lambda there: there.update(paths=sorted({*there["paths"], *new})))
+
+
+def _write(change: Callable[[dict[str, Any]], None]) -> Path:
     path = state_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(path.with_name("lock")):
-        text = json.dumps(
-            {"version": VERSION, "places": places() | {str(Path(place).resolve()): entry}}, indent=1
-        )
+        there = _document()
+        change(there)
+        text = json.dumps(there, indent=1)
         partial = path.with_name(f"trusted-{uuid.uuid4().hex}.part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

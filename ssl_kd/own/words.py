@@ -5,17 +5,24 @@ file that lies in a run folder.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
 from ssl_kd.groups import folders
 from ssl_kd.lineage import UNKNOWN
+from ssl_kd.options_file import FILE
 from ssl_kd.own import loading
 from ssl_kd.own.found import allow_address
 from ssl_kd.own.nodes import Named, named, of_library
+from ssl_kd.system import network
+from ssl_kd.system.paths import expand
 from ssl_kd.words import Said
 
 
@@ -24,12 +31,15 @@ def allow(config: DictConfig, assigned: Sequence[Said], inherited: dict[str, str
 
     inherited: what those of an earlier run mean, whose networks were taken over (`loading.since`).
     """
+    runs = [run for item in assigned if (run := _run(item))]
+    if runs:
+        _check_reads(config, assigned, runs[0])
     plain = OmegaConf.to_container(config, resolve=True)
     theirs = {name for item in assigned if _run(item) is None for name in _names(item)}
     others = [
         each for each in named(plain) if each.name not in theirs and each.name not in (*inherited, UNKNOWN)
     ]
-    _check_others(others, [run for item in assigned if (run := _run(item))])
+    _check_others(others, runs)
     for name in sorted(
         {each.name for each in named(plain) if each.name in theirs and not of_library(each.name)}
     ):
@@ -39,6 +49,38 @@ def allow(config: DictConfig, assigned: Sequence[Said], inherited: dict[str, str
                 f'"{name}" is one thing in {Path.cwd()} and another in the run that a peer starts from; '
                 "give the module here another name"
             )
+
+
+@contextmanager
+def starting(words: Sequence[str]) -> Iterator[list[str]]:
+    """The words of a training without `online=`. Inside, what they name may be fetched, or not.
+
+    What a file of options names that lies in a run folder is fetched only with online=true: it is not theirs.
+    """
+    rest, allow = network.taken(words)
+    files = (word.partition("=")[2] for word in rest if word.partition("=")[0] == FILE)
+    if allow is None and any(_run_of(str(expand(file))) for file in files):
+        allow = False
+    with network.online(allow):
+        yield rest
+
+
+def _check_reads(config: DictConfig, assigned: Sequence[Said], run: Path) -> None:
+    """Refuses places that a file in a run folder says and nobody else."""
+    from ssl_kd.own.places import check_places, of_data, of_peers, own_copies
+
+    theirs = {text for item in assigned if _run(item) is None for text in _texts(item.value)}
+    user = {os.path.abspath(expand(text)) for text in theirs if text}
+    own_copies(config, run, user)
+    check_places(chain(of_data(config), of_peers(config, whole=True)), run, user)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(entry)
 
 
 def _check_others(others: Sequence[Named], runs: Sequence[Path]) -> None:
@@ -73,7 +115,11 @@ def _names(item: Said) -> Iterator[str]:
 
 def _run(item: Said) -> Path | None:
     """The run folder in which the file lies that says it."""
-    above: Sequence[Path] = Path(item.where).resolve().parents if item.where else ()
+    return _run_of(item.where)
+
+
+def _run_of(file: str) -> Path | None:
+    above: Sequence[Path] = Path(file).resolve().parents if file else ()
     return next(filter(_is_run, above), None)
 
 
