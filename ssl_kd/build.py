@@ -17,6 +17,7 @@ from ssl_kd.cast import is_frozen
 from ssl_kd.cohort import Batch, Cohort, Follow
 from ssl_kd.data import Batches, Data, Source
 from ssl_kd.data.adapt import as_channels, hold_out
+from ssl_kd.data.grouped import groups_of
 from ssl_kd.data.parts import split
 from ssl_kd.data.relabel import taught
 from ssl_kd.data.sampling import SAMPLERS, Sampler, long_tailed
@@ -72,16 +73,22 @@ def check_options(config: DictConfig) -> None:
     check(config, beside)
 
 
+def _held_out(config: DictConfig, data: Data) -> Data:
+    by = config.get("hold_out_group")
+    plain = OmegaConf.to_container(by) if OmegaConf.is_config(by) else by
+    groups = None if plain is None else groups_of(data.train, plain)
+    return hold_out(data, config.hold_out, seed=0, groups=groups)
+
+
 def read_data(config: DictConfig) -> Data:
     """The images, and with them what the config left open: `classes` and `steps`."""
     data = _read(config.data, "data")
     labelled = _labelled(config, data.train.shape[0])
     if config.get("hold_out") is not None:  # the same images whatever the run's seed
-        data, labelled = (
-            (hold_out(data, config.hold_out, seed=0), None)
-            if labelled is None
-            else (data, hold_out(labelled, config.hold_out, seed=0))
-        )
+        held = _held_out(config, labelled or data)
+        data, labelled = (held, None) if labelled is None else (data, held)
+    elif config.get("hold_out_group") is not None:
+        raise InputError("hold_out_group says which images hold_out keeps together; give it as hold_out=0.2")
     if config.get("long_tail") is not None:
         data = replace(data, train=long_tailed(data.train, config.long_tail))
     data = replace(without_unseen(data), labelled=labelled and without_unseen(labelled))

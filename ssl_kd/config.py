@@ -284,8 +284,9 @@ def _finish(config: DictConfig, everyone: Sequence[str], having: Mapping[str, Se
         if isinstance(value, str) and (config.data.name != "hub" or Path(value).exists()):
             config.data[key] = str(Path(value).absolute())
     labels = config.get("labels")
-    if isinstance(labels, DictConfig) and isinstance(labels.get("file"), str):
-        labels.file = str(Path(labels.file).absolute())
+    for node in (labels, config.get("hold_out_group")):
+        if isinstance(node, DictConfig) and isinstance(node.get("file"), str):
+            node.file = str(Path(node.file).absolute())
 
 
 def _expand(node: DictConfig, before: str = "") -> None:

@@ -290,7 +290,8 @@ def parameters(peer: nn.Module) -> int:
 def scored_on(config: DictConfig) -> str:
     """Which images the scores are of."""
     held, other = config.get("hold_out"), called(config)
-    split = f"a held-out {held} of the train split" if held is not None else "the test split"
+    whole = " in whole groups" if config.get("hold_out_group") is not None else ""
+    split = f"a held-out {held} of the train split{whole}" if held is not None else "the test split"
     return f"{split} of {other}" if other else split
 
 

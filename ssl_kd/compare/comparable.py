@@ -38,7 +38,9 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
 
 def _data(entry: Entry) -> dict[str, Any]:
     """What decides which images a run saw; options that are off are as good as absent."""
-    found = _flat(entry.config.data, "data") | _flat(entry.config.get("hold_out"), "hold_out")
+    found = _flat(entry.config.data, "data")
+    for key in ("hold_out", "hold_out_group"):
+        found |= _flat(entry.config.get(key), key)
     incidental = [f"data.{key}" for key in INCIDENTAL_DATA]
     return {key: value for key, value in found.items() if value and key not in incidental}
 

@@ -63,11 +63,13 @@ def subset(source: Source, positions: Sequence[int] | np.ndarray | torch.Tensor)
     return chosen
 
 
-def hold_out(data: Data, share: float, seed: int) -> Data:
+def hold_out(data: Data, share: float, seed: int, groups: np.ndarray | None = None) -> Data:
     """The train split alone, a random `share` of it set apart as the test split; the old one is in neither.
 
     Labels play no part in the choice. Both halves keep the old order of their images. Which are held out is
     a function of the seed and the number of images; a larger share holds out those of a smaller one too.
+    groups: a number for each image (N,); images of one number stay together, and so many whole groups are
+    held out as come nearest to the share.
     Raises InputError where the share is not between 0 and 1 or leaves one of the halves empty.
     """
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
@@ -77,9 +79,19 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
     if held in (0, images):
         part = "test" if held == 0 else "train"
         raise InputError(f"holding out {share} of {images} images leaves no {part} images")
-    order = torch.randperm(images, generator=generator("hold-out", seed))
-    test, train = (part.sort().values.numpy() for part in (order[:held], order[held:]))
-    return replace(data, train=subset(data.train, train), test=subset(data.train, test))
+    if groups is None:
+        order = torch.randperm(images, generator=generator("hold-out", seed))
+        chosen = torch.zeros(images, dtype=torch.bool).index_fill(0, order[:held], True).numpy()
+    else:
+        sizes = np.bincount(groups)
+        drawn = torch.randperm(len(sizes), generator=generator("hold-out-group", seed)).numpy()
+        whole = sizes[drawn].cumsum()[:-1]  # a group at least is left to learn from
+        chosen = np.isin(groups, drawn[: np.abs(whole - held).argmin() + 1])
+    return replace(
+        data,
+        train=subset(data.train, np.flatnonzero(~chosen)),
+        test=subset(data.train, np.flatnonzero(chosen)),
+    )
 
 
 @dataclass(eq=False)

@@ -118,14 +118,32 @@ def labels_of(
     Raises InputError.
     """
     column, named = columns_of(table, key)
-    labels = _labels(table, column, classes, numbers)
+    return _of_images(table, column, named, _labels(table, column, classes, numbers), count, images)
+
+
+def cells_of(table: Table, key: str, count: int, images: Sequence[str] | None) -> list[str]:
+    """What the column `key` says of each of `count` images; matched as by `labels_of`. Raises InputError."""
+    column, named = columns_of(table, key)
+    kinds, numbers = np.unique(table.cells(column), return_inverse=True)
+    return [str(kinds[i]) for i in _of_images(table, column, named, numbers, count, images)]
+
+
+def _of_images(
+    table: Table,
+    column: int,
+    named: list[int],
+    labels: np.ndarray,
+    count: int,
+    images: Sequence[str] | None,
+) -> np.ndarray:
+    """Of what the lines say, (L,), that of each image, (N,)."""
     others = [other for other in range(table.width) if other not in (column, *named)]
     if images is not None:  # called as it may be, a column that has the images' names says which they are
         named += [other for other in others if _names_most(table.cells(other), images)]
     if not named:
         if len(labels) != count:
             raise InputError(
-                f"{table.path} holds {len(labels)} labels, and the whole train split has {count} images"
+                f"{table.path} holds {len(labels)} lines, and the whole train split has {count} images"
             )
         return labels
     if images is None:

@@ -16,7 +16,7 @@ _DATA = ("root", "path", "test", "train_list", "test_list")
 _TRACKED = ("dir", "log_dir", "logging_dir", "tracking_uri")
 # `*` stands for any one key. Of a mapping, as probe.data={name: folder, root: ...}, the entries count.
 OPTIONS = (
-    *("run", "config", "out", "to", "folder", "labels.file"),
+    *("run", "config", "out", "to", "folder", "labels.file", "hold_out_group.file"),
     *(f"{where}.{key}" for where in ("data", "probe.data", "transfer.data") for key in _DATA),
     "probe.data",
     *(f"{peer}.weights{key}" for peer in ("peers.*", "others.*", "peer") for key in ("", ".run")),
