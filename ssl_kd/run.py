@@ -33,7 +33,7 @@ from ssl_kd.saved import check_links, environments, read_config, read_lines
 from ssl_kd.system.documents import json_of, mapping_of
 from ssl_kd.system.lines import Lines
 from ssl_kd.system.paths import expand
-from ssl_kd.system.reading import opened
+from ssl_kd.system.room import check_tensor_file
 from ssl_kd.system.writing import damage, fingerprint, fresh, make_folder, sync, write_whole
 
 MOST_STARTS = 1000  # that are noted, besides the first
@@ -373,7 +373,7 @@ def _number(name: str) -> int:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        opened(path).close()  # what is no file is not waited for
+        check_tensor_file(path)  # what is no file is not waited for
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({first_line(error)})") from error

@@ -22,6 +22,7 @@ from ssl_kd.run import Run
 from ssl_kd.saved import read_config
 from ssl_kd.status import read as read_status
 from ssl_kd.system.paths import expand
+from ssl_kd.system.room import check_tensor_file
 
 FILES = (".safetensors", ".pt", ".pth")
 # What a state dict may be of: the peer itself, its backbone, the network in that, timm's model in that.
@@ -130,7 +131,13 @@ def _of_file(path: Path, where: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{where}: there is no file {path}")
     try:
-        found: Any = load_file(path) if path.suffix.lower() == ".safetensors" else load_tensors(path)
+        if path.suffix.lower() == ".safetensors":
+            check_tensor_file(path)
+            found: Any = load_file(path)
+        else:
+            found = load_tensors(path)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     except Exception as error:  # a damaged file can raise anything
         unsafe = isinstance(error, pickle.UnpicklingError)  # its text advises to execute the file
         why = "it is damaged, or holds more than tensors" if unsafe else first_line(error)

@@ -26,6 +26,7 @@ from ssl_kd.backbones.stems import SMALL, UNFIT, drop_unused, dry, lowered, prob
 from ssl_kd.data.files import first_line
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.finite import check_weights
+from ssl_kd.system.room import check_tensor_file
 
 # They would fetch another network, or are no encoder of images alone.
 _NOT_THESE = ("timm_wrapper", "timm_backbone", "perceiver", "imagegpt", "shieldgemma2")
@@ -216,6 +217,7 @@ def _learns(module: Any) -> bool:
 
 def _load(net: HuggingFaceNet, name: str, path: Path) -> None:
     try:
+        check_tensor_file(path)
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{name}: {path} cannot be read ({first_line(error)})") from error

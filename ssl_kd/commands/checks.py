@@ -1,7 +1,6 @@
 """What `ssl-kd doctor` looks at: the machine and what is installed on it. Each check tries what it names."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -187,23 +186,6 @@ def disk(folder: Path, needed: int = 0) -> Iterator[Check]:
         yield Check("note", f"{room}: little; keep=1 keeps one checkpoint")
     else:
         yield Check("ok", room)
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take; None where the system does not say."""
-    found = []
-    try:
-        text = Path("/proc/meminfo").read_text()
-        found.append(int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) * 1024)  # type: ignore[index]
-    except (OSError, TypeError):
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit.isdigit():
-            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(0, min(found)) if found else None
 
 
 def _quota() -> float | None:

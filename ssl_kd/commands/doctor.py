@@ -14,6 +14,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.identity import run_name
 from ssl_kd.own.pretrained import without_weights
 from ssl_kd.system import network
+from ssl_kd.system.room import available_memory
 
 # Data that would be downloaded: (C, H, W), training images, test images, classes.
 DOWNLOADED: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
@@ -64,7 +65,7 @@ def _device(config: DictConfig) -> str:
 
 
 def _memory() -> Iterator[Check]:
-    free = checks.available_memory()
+    free = available_memory()
     if free is not None:
         state: Any = "note" if free < checks.LITTLE else "ok"
         yield Check(state, f"{free / 2**30:.1f} GiB of memory available")
@@ -116,7 +117,7 @@ def _training(config: DictConfig, device: str) -> Iterator[Check]:
         return
     for line in found.lines():
         console().print(f"         {line}", soft_wrap=True)
-    yield found.verdict(checks.available_memory())
+    yield found.verdict(available_memory())
     folder = Path(config.run or run_name(config))
     once = found.need.weights + found.need.optimizer
     yield from checks.disk(folder, once * (config.keep + 1))

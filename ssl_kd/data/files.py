@@ -1,10 +1,9 @@
-"""What is read from disk: the arrays of an .npz file, and image files."""
+"""What is read from disk: image files, and files of tensors."""
 
 import os
-import stat
 import warnings
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -20,77 +19,16 @@ from ssl_kd.data.depth import FULL
 from ssl_kd.data.image_files import formats
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
-from ssl_kd.system.text import printable
+from ssl_kd.system.reading import NoFile
+from ssl_kd.system.reading import opened as opened_file
+from ssl_kd.system.room import SMALL, check_tensor_file
 
 MOST_BYTES = 1 << 30  # of a file: more than the pixels that an image may have
 
+LARGE = 16_000_000  # pixels, above which a process decodes one image at a time
+
 _opening = Lock()  # Python's warnings are one thing for all threads
-
-_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
-Part = tuple[np.ndarray, np.ndarray | None]  # images uint8 (N, C, H, W), labels int64 (N,)
-
-
-def read_npz(path: Path) -> tuple[Part, Part | None, tuple[str, ...], tuple[str, ...]]:
-    """The train part, the test part (or None), the class names and other keys of an .npz file.
-
-    It never unpickles.
-
-    Keys: train_images (N, H, W) or (N, H, W, C), uint8; optional train_labels (N,) or (N, 1), integers, -1
-    for none; test_images, test_labels; class_names (K,), of the labels 0 to K - 1. Raises InputError.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with ExitStack() as opened:
-        try:  # given a path, numpy would leave a damaged file open
-            archive = np.load(opened.enter_context(path.open("rb")), allow_pickle=False)
-        except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
-            # numpy takes any text for a pickle, and advises to load it
-            why = "" if "pickle" in str(error) else f" ({first_line(error)})"
-            raise InputError(f"{path} is not a readable .npz file{why}") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{path} is a single array, not an .npz file with train_images")
-        opened.enter_context(archive)
-        train = _part(archive, path, "train")
-        test = _part(archive, path, "test") if "test_images" in archive else None
-        names = _array(archive, path, "class_names") if "class_names" in archive else None
-        others = tuple(printable(key) for key in archive.files if key not in _KEYS)
-    if test and test[0].shape[1:] != train[0].shape[1:]:
-        shapes = f"test_images are {test[0].shape[1:]} but train_images are {train[0].shape[1:]}"
-        raise InputError(f"{path}: {shapes} (channels, height, width)")
-    classes: tuple[str, ...] = ()
-    if names is not None:
-        if names.ndim != 1 or names.dtype.kind not in "US":
-            raise InputError(f"{path}: class_names must be (K,) strings, not {names.dtype} {names.shape}")
-        texts = (n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names)
-        classes = tuple(map(printable, texts))
-    return train, test, classes, others
-
-
-def _part(archive: np.lib.npyio.NpzFile, path: Path, part: str) -> Part:
-    images = _array(archive, path, f"{part}_images")
-    if images.dtype != np.uint8:
-        raise InputError(f"{path}: {part}_images must be uint8, not {images.dtype}")
-    if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise InputError(f"{path}: {part}_images must be (N, H, W) or (N, H, W, 1 or 3), not {images.shape}")
-    images = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    if f"{part}_labels" not in archive:
-        return images, None
-    labels = _array(archive, path, f"{part}_labels")
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: {part}_labels must be integers, not {labels.dtype}")
-    if labels.shape not in ((len(images),), (len(images), 1)):
-        needed = f"{len(images)} {part}_images need as many {part}_labels"
-        raise InputError(f"{path}: {needed}, not {labels.shape}")
-    return images, labels.reshape(-1).astype(np.int64)
-
-
-def _array(archive: np.lib.npyio.NpzFile, path: Path, key: str) -> np.ndarray:
-    if key not in archive:
-        raise InputError(f"{path} has no {key}; it holds {', '.join(archive.files) or 'nothing'}")
-    try:
-        return archive[key]
-    except Exception as error:  # an object array, a truncated member, a broken header: all unreadable to us
-        raise InputError(f"{path}: {key} cannot be read ({first_line(error)})") from error
+_large = Lock()
 
 
 class Paths:
@@ -125,12 +63,16 @@ class Paths:
 
 def read_file(path: Path) -> bytes:
     """What is in a file. ValueError for what has no end (a pipe, a device) and for more than MOST_BYTES."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
-    if found.st_size > MOST_BYTES:
-        raise ValueError(f"it has {found.st_size:,} bytes, more than {MOST_BYTES:,}")
-    return path.read_bytes()
+    try:
+        file = opened_file(path)
+    except NoFile as error:
+        raise ValueError("it is no regular file") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(MOST_BYTES + 1) if size <= MOST_BYTES else b""
+    if max(size, len(content)) > MOST_BYTES:
+        raise ValueError(f"it has {max(size, len(content)):,} bytes, more than {MOST_BYTES:,}")
+    return content
 
 
 def decode(content: bytes, size: int, bit_depth: int | None = None) -> np.ndarray:
@@ -152,14 +94,15 @@ def decode(content: bytes, size: int, bit_depth: int | None = None) -> np.ndarra
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         right, bottom = left + edge, top + edge
         by = _draft(image, size)
-        image.load()
-        if head and head.upper:
-            depth.check_upper(image, bits)
-        if by > 1:
-            box = (left / by, top / by, right / by, bottom / by)
-            square = rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
-        else:
-            square = squared(image, size, bits)
+        with _large if image.width * image.height > LARGE else nullcontext():
+            image.load()
+            if head and head.upper:
+                depth.check_upper(image, bits)
+            if by > 1:
+                box = (left / by, top / by, right / by, bottom / by)
+                square = rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
+            else:
+                square = squared(image, size, bits)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
@@ -184,7 +127,7 @@ def opened(content: bytes) -> Image.Image:
         raise ValueError(f"it claims to have more than {2 * (limit or 0):,} pixels") from error
     if limit is not None and image.width * image.height > limit:
         image.close()
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {limit:,}")
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {limit:,}; make it smaller")
     return image
 
 
@@ -230,6 +173,14 @@ def load_tensors(path: Path) -> Any:
     """
     import torch
 
+    check_tensor_file(path)
     with warnings.catch_warnings():  # of pickles that are not its own, before it refuses them
         warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    most = path.stat().st_size
+    for value in found.values() if isinstance(found, dict) else [found]:
+        for one in value.values() if isinstance(value, dict) else [value]:
+            # a number that is said to be repeated, without being there so often
+            if isinstance(one, torch.Tensor) and one.numel() * one.element_size() > max(most, SMALL):
+                raise InputError(f"{path} holds a tensor that is larger than the file; save it again")
+    return found

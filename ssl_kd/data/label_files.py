@@ -1,5 +1,6 @@
 """Labels in a file of their own: arrays, tables, or of torch.save. Nothing in it is executed."""
 
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,11 @@ import torch
 from ssl_kd.data.files import first_line, load_tensors
 from ssl_kd.data.label_tables import IMAGES, SUFFIXES, Table, labels_of, read_table
 from ssl_kd.data.labels import positions_of
+from ssl_kd.data.npz import array_of
 from ssl_kd.errors import InputError, nearest
 from ssl_kd.system.paths import expand
+from ssl_kd.system.reading import opened
+from ssl_kd.system.room import check_room
 
 
 def read(
@@ -71,7 +75,8 @@ def read(
 
 
 def _numpy(path: Path, key: str | None) -> np.ndarray | Table:
-    with path.open("rb") as file:  # given a path, numpy would leave a damaged file open
+    with opened(path) as file:  # given a path, numpy would leave a damaged file open
+        check_room(os.fstat(file.fileno()).st_size, str(path), "take a smaller file")
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return _only(found, path, key)
@@ -79,8 +84,12 @@ def _numpy(path: Path, key: str | None) -> np.ndarray | Table:
             texts = [name for name in found.files if _is_text(found, name)]
             rest = [name for name in found.files if name not in texts]
             wanted = rest if key is None else [name for name in rest if name == key]
-            columns = {name: found[name] for name in (*texts, *(wanted if len(wanted) == 1 else []))}
-            return _beside(columns, path, key, found.files) or _called(found, path, key)
+            columns = {
+                name: array_of(found, path, name) for name in (*texts, *(wanted if len(wanted) == 1 else []))
+            }
+            return _beside(columns, path, key, found.files) or array_of(
+                found, path, _name_of(found.files, path, key)
+            )
 
 
 def _is_text(found: np.lib.npyio.NpzFile, name: str) -> bool:
@@ -216,9 +225,13 @@ def _only(found: Any, path: Path, key: str | None) -> Any:
 
 
 def _called(found: Mapping[str, Any], path: Path, key: str | None) -> Any:
-    names = [str(name) for name in found]
+    return found[_name_of(list(found), path, key)]
+
+
+def _name_of(every: Sequence[Any], path: Path, key: str | None) -> Any:
+    names = [str(name) for name in every]
     if key is None and len(names) != 1:
         raise InputError(f"{path}: labels.key says which to take of {', '.join(names) or 'nothing'}")
     if key is not None and key not in names:
         raise InputError(f'{path} has no "{key}"; {nearest(key, names)}')
-    return found[list(found)[0 if key is None else names.index(key)]]
+    return every[0 if key is None else names.index(key)]

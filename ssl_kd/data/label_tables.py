@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_kd.data.labels import listed, positions_of
 from ssl_kd.errors import InputError, nearest
+from ssl_kd.system.reading import opened
 from ssl_kd.system.text import printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -26,6 +27,8 @@ IMAGES = (
 LABELS = ("label", "labels", "target", "targets", "class", "class_id", "category", "y")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _ENDING = re.compile(r"\.(jpe?g|jpe|png|bmp|gif|webp|tiff?|p[gpb]m|avif|heic|jp2|tga|npy)$")
+MOST_BYTES = 256 << 20  # of a table, unpacked
+MOST_CELLS = 50_000_000
 _LOOKED_AT = 50  # lines that say what stands between columns
 
 
@@ -74,9 +77,11 @@ def _is_header(first: Sequence[str], lines: Sequence[tuple[int, list[str]]]) -> 
 
 
 def _text(path: Path) -> list[tuple[int, list[str]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        content = file.read()
-    found = content.splitlines()
+    with opened(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    _check_size(path, len(content))
+    text = content.decode("utf-8-sig")
+    found = text.splitlines()
     filled = [line for line in found if line.strip()][:_LOOKED_AT]
     for mark in (",", ";", "\t"):
         if filled and all(mark in line for line in filled):
@@ -86,8 +91,16 @@ def _text(path: Path) -> list[tuple[int, list[str]]]:
         if path.suffix.lower() == ".txt" and filled and all(len(line.split()) > 1 for line in filled):
             parts = ((number, line.strip().rpartition(" ")) for number, line in enumerate(found, 1))
             return [(number, [name, label]) for number, (name, _, label) in parts if label]
-    lines = csv.reader(content.splitlines(keepends=True), delimiter=mark, skipinitialspace=True)
+    lines = csv.reader(text.splitlines(keepends=True), delimiter=mark, skipinitialspace=True)
     return [(lines.line_num, row) for row in lines if any(cell.strip() for cell in row)]
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path} has more than {MOST_BYTES:,} bytes; keep the columns of names and labels, or put "
+            "the labels alone into an .npy file"
+        )
 
 
 def _parquet(path: Path) -> list[tuple[int, list[str]]]:
@@ -95,7 +108,14 @@ def _parquet(path: Path) -> list[tuple[int, list[str]]]:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(f'{path} needs the package "pyarrow": pip install "ssl-kd[hub]"') from error
+    opened(path).close()  # what is no file is not waited for
     with pyarrow.parquet.ParquetFile(path) as file:  # never a folder of them
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        _check_size(path, sum(group.total_byte_size for group in groups))
+        if file.metadata.num_rows * file.metadata.num_columns > MOST_CELLS:
+            raise InputError(
+                f"{path} has more than {MOST_CELLS:,} cells; keep the columns of names and labels"
+            )
         found = file.read()
     columns = [
         ["" if value is None else str(value) for value in column.to_pylist()] for column in found.columns

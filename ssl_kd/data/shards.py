@@ -11,19 +11,21 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from ssl_kd.data.files import first_line
+from ssl_kd.data.files import MOST_BYTES, first_line
 from ssl_kd.data.image_files import kinds, no_image
 from ssl_kd.data.samples import Index, samples_of
 from ssl_kd.data.sources import RESIDENT_BYTES, Data, Part, encoded
 from ssl_kd.errors import InputError
 from ssl_kd.system.paths import expand
+from ssl_kd.system.reading import opened
 from ssl_kd.system.text import printable
 
 MOST_OPEN = 256  # files kept open; a process may have 1024 on most machines
+MOST_HEAD = 1 << 20  # bytes of a member's name and attributes
 MOST_FILES = 1_000_000  # that braces may stand for
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
@@ -91,6 +93,8 @@ class Members:
 
     def read(self, i: int) -> bytes:
         file, offset, size = int(self.file[i]), int(self.offset[i]), int(self.size[i])
+        if size > MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than {MOST_BYTES:,}")
         descriptor = self.open.get(file)
         if descriptor is not None:
             return os.pread(descriptor, size, offset)  # of no position, so threads and forks may share it
@@ -158,10 +162,10 @@ def braces(pattern: str) -> Iterator[str]:
 def members(path: Path) -> Iterator[Member]:
     """The regular files inside a tar file, in their order. Raises InputError."""
     try:
-        with tarfile.open(path, "r:") as archive, path.open("rb", buffering=0) as file:
+        with opened(path) as file, tarfile.open(fileobj=_Heads(file), mode="r:") as archive:  # type: ignore[call-overload]
             end = os.fstat(file.fileno()).st_size
             for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+                archive.members.clear()
                 if member.issparse():
                     raise ValueError("it holds sparse files")
                 if member.isreg():
@@ -178,6 +182,18 @@ def members(path: Path) -> Iterator[Member]:
             else first_line(error)
         )
         raise InputError(f"{path} is not a readable .tar file ({why})") from error
+
+
+class _Heads:
+    """What tarfile reads of a file, which is the heads of its members; a head may claim any length."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell, self.close = file, file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MOST_HEAD:
+            raise ValueError(f"a head of it claims {size:,} bytes")
+        return self.file.read(size)
 
 
 def _compressed(path: Path) -> bool:

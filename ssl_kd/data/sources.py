@@ -8,6 +8,7 @@ torchvision; `folders.folder`, `shards.shards` and `hub.hub` decode image files;
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 from ssl_kd.data import depth
-from ssl_kd.data.files import data_root, decode, first_line, read_npz
+from ssl_kd.data.files import data_root, decode, first_line
 from ssl_kd.data.labels import Said, number
+from ssl_kd.data.npz import read_npz
 from ssl_kd.data.workers import Chunk, decoding_threads, in_chunks
 from ssl_kd.errors import InputError
 from ssl_kd.streams import generator
@@ -199,17 +201,20 @@ def digits(limit: int | None = None) -> Data:
 def arrays(path: str | Path, limit: int | None = None) -> Data:
     """An .npz file of uint8 images with the keys of `files.read_npz` (MedMNIST has them, too)."""
     path = expand(path)
-    train, test, names, others = read_npz(path)
-    said, asked = ([] if part is None or part[1] is None else part[1].tolist() for part in (train, test))
+    choose = None if limit is None else partial(chosen_by_limit, limit=limit)
+    train, test, names, others = read_npz(path, choose)
+    said, asked = (
+        [] if part is None or part.labels is None else part.labels.tolist() for part in (train, test)
+    )
     found = number(said, asked, (f"{path}: train_labels", f"{path}: test_labels"), names)
-    halves = [
-        Arrays(part[0], labels, found.classes if labels is not None else (), numbers=found.numbers)
-        for part, labels in ((train, found.train), (test, found.test))
-        if part
-    ]
+    halves = []
+    for part, every in ((train, found.train), (test, found.test)):
+        if part is not None:
+            labels = every[part.at] if every is not None and part.at is not None else every
+            classes, of = found.classes if labels is not None else (), None if part.at is None else part.of
+            halves.append(Arrays(part.images, labels, classes, part.at, of, found.numbers))
     why = f"{path} has no train_labels, and holds {', '.join(others)}" if others and not found.classes else ""
-    test_half = halves[1] if test else None
-    return Data(_limited(halves[0], limit), test_half, notes=found.notes, unlabelled=why)
+    return Data(halves[0], halves[1] if test else None, notes=found.notes, unlabelled=why)
 
 
 def cifar10(root: str | Path | None = None, limit: int | None = None) -> Data:

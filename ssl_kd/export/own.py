@@ -21,6 +21,7 @@ from ssl_kd.peers import Surroundings, build_peer
 from ssl_kd.system import network as net
 from ssl_kd.system.documents import from_json
 from ssl_kd.system.paths import expand
+from ssl_kd.system.room import check_tensor_file
 from ssl_kd.trust import check_names
 
 WEIGHTS = "model.safetensors"  # in a folder
@@ -75,6 +76,7 @@ def read(path: str | Path) -> Network:
 def _about(file: Path) -> dict[str, Any]:
     """What the file says of its network; checked as far as it is read."""
     try:
+        check_tensor_file(file)
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get("ssl_kd", "")
     except (OSError, SafetensorError) as error:
