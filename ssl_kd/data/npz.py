@@ -167,7 +167,9 @@ def _header(archive: np.lib.npyio.NpzFile, path: Path, key: str) -> Header:
         with archive.zip.open(member_name) as member:
             head = _read_header(member)
             has = archive.zip.getinfo(member_name).file_size - member.tell()
-        if not head.dtype.hasobject and has != head.bytes:
+        if head.dtype.hasobject:
+            raise ValueError("it holds objects, and no numbers or texts")
+        if has != head.bytes:
             raise ValueError(f"it claims {head.bytes:,} bytes, and has {has:,}")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path}: {printable(key)} cannot be read ({first_line(error)})") from error
