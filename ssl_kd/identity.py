@@ -1,10 +1,10 @@
 """What a run computes, apart from where and how; by it a run is known again and two are told apart."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 # Keys that may differ when a run is continued: where and how it runs, not what it computes.
 INCIDENTAL = (
@@ -27,14 +27,19 @@ INCIDENTAL_DATA = ("workers", "resident_bytes", "hash_bytes", "overlap")
 
 def computed(config: DictConfig) -> DictConfig:
     """The options that change what a run computes, without those of where and how it runs."""
-    watched = (config.get("health") or {}).get("on_hurt") != "gate"
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return OmegaConf.create(_kept(plain))
+
+
+def _kept(options: dict[Any, Any]) -> dict[Any, Any]:
+    watched = (options.get("health") or {}).get("on_hurt") != "gate"
     left_out = {*INCIDENTAL, *(["health"] if watched else [])}
-    left_out |= {key for key in LATER if config.get(key) is None}
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])
-    usual = config.data.get("bit_depth") in (None, 16)  # as before there was the option
-    data = {*INCIDENTAL_DATA, *(["bit_depth"] if usual else [])}
-    kept.data = OmegaConf.masked_copy(config.data, [str(key) for key in config.data if key not in data])
-    return kept
+    left_out |= {key for key in LATER if options.get(key) is None}
+    usual = options["data"].get("bit_depth") in (None, 16)  # as before there was the option
+    of_data = {*INCIDENTAL_DATA, *(["bit_depth"] if usual else [])}
+    kept = {key: value for key, value in options.items() if key not in left_out}
+    return {**kept, "data": {key: value for key, value in options["data"].items() if key not in of_data}}
 
 
 def run_name(config: DictConfig) -> str:
@@ -46,14 +51,24 @@ def run_name(config: DictConfig) -> str:
 
 def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """`key: old there, new here` for every option that changes what a run computes."""
-    a, b = (dict(_flat(computed(config))) for config in (old, new))
+    a, b = (flat(OmegaConf.to_container(config, resolve=True)) for config in (old, new))
+    return told(a, b)
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """The options that change what a run computes by their full names, of a config as plain mappings."""
+    return dict(_leaves(_kept(options)))
+
+
+def told(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """`differences`, of what `flat` made."""
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys]
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, DictConfig):
-        for key in node:
-            yield from _flat(node[key], f"{prefix}.{key}" if prefix else str(key))
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, OmegaConf.to_container(node) if isinstance(node, ListConfig) else node
+        yield prefix, node

@@ -193,8 +193,8 @@ class Run:
         """The last chance of lines that could not be written."""
         self._lines.close()
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that was cut short is left out."""
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl, one by one; one that was cut short is left out."""
         return read_lines(self.folder / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:

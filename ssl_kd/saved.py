@@ -153,15 +153,18 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that was cut short is left out. Raises InputError."""
-    found = list(lines_of(path)) if os.path.lexists(path) else []
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, one by one; one that was cut short is left out. Raises InputError."""
+    if not os.path.lexists(path):
+        return
     try:
-        for line in found:
+        for line in lines_of(path):
             float(line["step"]), float(line["epoch"])
-    except (ValueError, TypeError, KeyError) as error:
+            yield line
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    return found
 
 
 def check_links(folder: str | Path) -> None:

@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ from ssl_kd.system.documents import yaml_of
 from ssl_kd.system.paths import expand
 from ssl_kd.system.safe_path import environment, python
 from ssl_kd.system.text import print_line
+from ssl_kd.system.writing import appending, check_inside, make_folder
 from ssl_kd.values import whole
 from ssl_kd.words import options
 
 KEYS = ("groups", "common", "seeds", "base")
 MOST_SEEDS = 1000
+MOST_NAME = 100  # bytes of a group's name
 OWN = ("run", "seed", "threads", "dry_run")  # what the study says itself
 # `@NAME` where a value begins: the whole of it, an entry of a list, what a key of a mapping is.
 _REFERENCE = re.compile(r"""((?:^|[:,\[{])\s*["']?)@([^\s,:/\]}"']*)""")
@@ -88,8 +91,10 @@ def main(words: Sequence[str]) -> int:
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise InputError(f'jobs must be a whole number of runs at once, at least 1, and "{jobs}" is not')
     path = expand(files[0])
-    out = Path(str(given.get("out") or Path("runs") / path.stem))
+    out = expand(str(given.get("out") or Path("runs") / path.stem))
     study = read(path, out)
+    for place in (out / "logs", *(run.folder for run in study.runs)):
+        check_inside(place, out)
     if given.get("dry_run"):
         for run in study.runs:
             print_line(f"{'done' if run.done else 'to do':<6} ssl-kd train {shlex.join(run.words)}")
@@ -133,12 +138,29 @@ def read(path: Path, out: Path) -> Study:
         )
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{path}: seeds names one twice: {seeds}")
+    for name in content["groups"]:
+        _check_name(path, str(name))
     groups = {str(name): _words(path, name, text) for name, text in content["groups"].items()}
     common = _words(path, "common", content.get("common") or [])
     groups = {name: [*common, *own] for name, own in groups.items()}
     after = _referred(path, groups)
     comparisons = _comparisons(path, content.get("base"), after)
     return Study(tuple(_plan(path, out, seeds, groups, after)), comparisons)
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Refuses a group whose runs could not be folders in `out` under its name."""
+    odd = next(
+        (c for c in name if c in "/\\$" or unicodedata.category(c).startswith(("C", "Z")) and c != " "), ""
+    )
+    if odd or not name.strip() or name[0] in ".~- " or len(name.encode()) > MOST_NAME:
+        what = (
+            f"{odd!a} in it" if odd else "nothing in it" if not name.strip() else "such a beginning or length"
+        )
+        raise InputError(
+            f"{path}: a group's name is that of a folder in out=, and {name!a} has {what}; name it by "
+            f"letters, digits, dots, - and _, at most {MOST_NAME} bytes"
+        )
 
 
 def _comparisons(
@@ -262,7 +284,7 @@ def carry_out(study: Study, jobs: int, logs: Path) -> tuple[list[Planned], list[
     todo = [run for run in study.runs if not run.done]
     out = console(lasting=True)
     out.print(f"{len(study.runs)} runs, {len(study.runs) - len(todo)} done before", soft_wrap=True)
-    logs.mkdir(parents=True, exist_ok=True)
+    make_folder(logs)
     share = max(1, cores() // jobs)
     threads = min(said_threads() or share, share)
     began, ended = time.monotonic(), 0
@@ -343,5 +365,5 @@ class _Children:
 
 def _train(run: Planned, threads: int, logs: Path, children: _Children) -> int:
     command = python("ssl_kd", ["train", *run.words, f"threads={threads}"])
-    with open(logs / f"{run.folder.name}.log", "a") as log:
+    with appending(logs / f"{run.folder.name}.log", inside=logs) as log:
         return children.carry_out(command, log, environment())

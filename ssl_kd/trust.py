@@ -213,7 +213,7 @@ def _by_variable(each: Named, folder: Path) -> Found | None:
                 f'{VARIABLE} names paths, of a file or a folder, and there is no "{part}" here; a module is '
                 f"named by its file, as {VARIABLE}={part.replace('.', '/')}.py"
             )
-        found = _below(each, path.resolve(), folder.resolve())
+        found = _below(each, path.resolve(), (folder if folder.is_dir() else folder.parent).resolve())
         if found is not None:
             return found
     return None

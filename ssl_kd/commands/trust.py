@@ -1,4 +1,4 @@
-"""`ssl-kd trust RUN`: shows what a run, or `configs/`, would execute, and puts it on record."""
+"""`ssl-kd trust RUN`: shows what a run, an export, or `configs/`, would execute, and puts it on record."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -31,6 +31,8 @@ def main(words: Sequence[str]) -> int:
     folders += [str(given["run"])] if given.get("run") else []
     if len(folders) != 1:
         raise InputError("trust takes one folder, as in ssl-kd trust runs/a, or ssl-kd trust configs")
+    from ssl_kd.export import own
+
     folder, read = expand(folders[0]), list[Place]()
     run = (folder / "config.yaml").is_file() and not any((folder / group).is_dir() for group in _GROUPED)
     if run:
@@ -38,11 +40,15 @@ def main(words: Sequence[str]) -> int:
         foreign = [each for each in named(OmegaConf.to_container(config)) if is_foreign(each)]
         read = unknown(chain(of_data(config), of_peers(config, whole=True)))
         hashes: dict[str, str] = {}
+    elif own.file_in(folder).is_file():
+        config = own.config_of(own.read_about(own.file_in(folder)))
+        foreign, hashes = [each for each in named(OmegaConf.to_container(config)) if is_foreign(each)], {}
     elif any((folder / group).is_dir() for group in _GROUPED):
         foreign, hashes = list(_of_configs(folder)), config_hashes(folder)
     else:
         raise InputError(
-            f"{folder} is neither a run folder nor a folder of configs (configs/method/NAME.yaml)"
+            f"{folder} is neither a run folder, nor an export, nor a folder of configs "
+            "(configs/method/NAME.yaml)"
         )
     if not foreign and not read:
         print_line(f"{folder} names nothing but parts of ssl_kd and of libraries: there is nothing to trust")

@@ -2,17 +2,17 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ssl_kd.compare.compute import training_macs
 from ssl_kd.compare.runs import Entry
 from ssl_kd.errors import InputError
-from ssl_kd.identity import differences
+from ssl_kd.identity import flat, told
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
     """The groups in order of their first run, and a note for each of unknown cost. Raises InputError."""
     notes: list[str] = []
     sorted_: list[list[Entry]] = []
+    options = {entry.folder: _seedless(entry) for entry in entries}  # once: there may be hundreds of runs
     for entry in entries:
-        home = next((runs for runs in sorted_ if _differing(runs[0], entry) == []), None)
+        home = next((runs for runs in sorted_ if not _differing(runs[0], entry, options)), None)
         if home is None:
             sorted_.append([entry])
             continue
@@ -45,7 +46,7 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
             )
         home.append(entry)
     found = []
-    for name, runs in zip(_names(sorted_), sorted_, strict=True):
+    for name, runs in zip(_names(sorted_, options), sorted_, strict=True):
         runs.sort(key=lambda entry: entry.seed)
         pairs = [(entry.config, entry.summary) for entry in runs]
         compute, problem = training_macs(pairs, runs[0].folder)
@@ -54,16 +55,17 @@ def groups(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
     return found, notes
 
 
-def _differing(one: Entry, other: Entry) -> list[str]:
+def _differing(one: Entry, other: Entry, options: Mapping[str, dict[str, Any]]) -> list[str]:
     """What differs beside the seed: earlier runs of that seed and labels of it are the seed's too."""
-    lines = differences(_seedless(one), _seedless(other))
-    drawn = all((each.config.get("labels") or {}).get("draw") == each.seed for each in (one, other))
+    a, b = options[one.folder], options[other.folder]
+    lines = told(a, b)
+    drawn = a.get("labels.draw") == one.seed and b.get("labels.draw") == other.seed
     own = ("seed: ", "labels.draw: ") if drawn else ("seed: ",)
     return [line for line in lines if not line.startswith(own)]
 
 
-def _seedless(entry: Entry) -> DictConfig:
-    """The config, in which runs/teacher-1 is runs/teacher-SEED where the seed is 1."""
+def _seedless(entry: Entry) -> dict[str, Any]:
+    """The options by their names, in which runs/teacher-1 is runs/teacher-SEED where the seed is 1."""
     own = re.compile(rf"[-_.]{entry.seed}(?=/|$)")
 
     def without(value: Any) -> Any:
@@ -73,10 +75,10 @@ def _seedless(entry: Entry) -> DictConfig:
             return [without(item) for item in value]
         return own.sub("-SEED", value) if isinstance(value, str) and "/" in value else value
 
-    return OmegaConf.create(without(OmegaConf.to_container(entry.config, resolve=True)))
+    return flat(without(OmegaConf.to_container(entry.config, resolve=True)))
 
 
-def _names(sorted_: Sequence[Sequence[Entry]]) -> list[str]:
+def _names(sorted_: Sequence[Sequence[Entry]], options: Mapping[str, dict[str, Any]]) -> list[str]:
     """A name for each group of runs; with the folder above in front, where two would have the same."""
     names = [_name([Path(entry.folder).absolute() for entry in runs]) for runs in sorted_]
     above = [Path(runs[0].folder).absolute().parent.name for runs in sorted_]
@@ -86,7 +88,7 @@ def _names(sorted_: Sequence[Sequence[Entry]]) -> list[str]:
     for i, name in enumerate(names):
         if name in names[:i]:
             one, other = sorted_[names.index(name)][0], sorted_[i][0]
-            what = _differing(one, other)[0]
+            what = _differing(one, other, options)[0]
             raise InputError(
                 f'{one.folder} and {other.folder} would both be of the group "{name}", but differ in {what}; '
                 "leave one of them out, or rename its folder"

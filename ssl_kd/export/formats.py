@@ -11,7 +11,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.export import library_folder, onnx_graph, own, timm_model, torchvision_model
 from ssl_kd.export.card import Loading, card
 from ssl_kd.export.deployed import Deployed
-from ssl_kd.export.files import own_folder, place
+from ssl_kd.export.files import own_folder, put
 from ssl_kd.export.rebuilt import Rebuilt
 from ssl_kd.system.paths import expand
 
@@ -28,15 +28,15 @@ class Written:
     note: str = ""
 
 
-def safetensors(network: Deployed, to: str | None) -> Written:
+def safetensors(network: Deployed, to: str | None, overwrite: bool) -> Written:
     """One file in our own format."""
     path = _path(network, to, ".safetensors")
     made = Loading("ssl-kd", _our_lines(network, path.name), bool(len(network.network.heads)), _OURS)
-    place({path: own.weights(network), _beside(path): card(network, made)}, _holds(network.network))
+    put({path: own.weights(network), _beside(path): card(network, made)}, _holds(network.network), overwrite)
     return Written(path, network.parameters)
 
 
-def onnx(network: Deployed, to: str | None) -> Written:
+def onnx(network: Deployed, to: str | None, overwrite: bool) -> Written:
     """One file with a graph that normalises its input."""
     onnx_graph.need_packages()
     path = _path(network, to, ".onnx")
@@ -56,21 +56,21 @@ def onnx(network: Deployed, to: str | None) -> Written:
     def check(part: Path) -> None:
         onnx_graph.check(network, part)
 
-    place({path: onnx_graph.graph(network), _beside(path): made}, check)
+    put({path: onnx_graph.graph(network), _beside(path): made}, check, overwrite)
     return Written(path, network.parameters)
 
 
-def timm(network: Deployed, to: str | None) -> Written:
+def timm(network: Deployed, to: str | None, overwrite: bool) -> Written:
     """A folder that timm loads."""
-    return _library(network, to, timm_model.rebuild(network), "-timm")
+    return _library(network, to, overwrite, timm_model.rebuild(network), "-timm")
 
 
-def torchvision(network: Deployed, to: str | None) -> Written:
+def torchvision(network: Deployed, to: str | None, overwrite: bool) -> Written:
     """A folder with weights for torchvision's model of that name."""
-    return _library(network, to, torchvision_model.rebuild(network), "-torchvision")
+    return _library(network, to, overwrite, torchvision_model.rebuild(network), "-torchvision")
 
 
-def hub_folder(network: Deployed, to: str | None) -> Written:
+def hub_folder(network: Deployed, to: str | None, overwrite: bool) -> Written:
     """A folder for the Hugging Face Hub: timm's where plain timm builds the network, otherwise ours."""
     whole = len(network.network.heads) == (network.linear is not None)  # timm's has one linear layer
     try:
@@ -78,16 +78,16 @@ def hub_folder(network: Deployed, to: str | None) -> Written:
     except InputError:
         rebuilt = None
     if rebuilt is not None and not rebuilt.edits:
-        return _library(network, to, rebuilt, "-hub")
+        return _library(network, to, overwrite, rebuilt, "-hub")
     folder = _folder(network, to, "-hub")
     made = card(network, Loading("ssl-kd", _our_lines(network, "."), bool(len(network.network.heads)), _OURS))
     about = library_folder.to_json({"library": "ssl-kd", **network.about})
     files = dict(zip(NAMES, (own.weights(network), about, made), strict=True))
-    place({folder / name: content for name, content in files.items()}, _holds(network.network))
+    put({folder / name: content for name, content in files.items()}, _holds(network.network), overwrite)
     return Written(folder, network.parameters, note="ssl_kd.export.read loads it")
 
 
-def _library(network: Deployed, to: str | None, rebuilt: Rebuilt, ending: str) -> Written:
+def _library(network: Deployed, to: str | None, overwrite: bool, rebuilt: Rebuilt, ending: str) -> Written:
     folder = _folder(network, to, ending)
     simple = rebuilt.library == "timm" and not rebuilt.edits
     made = card(
@@ -95,7 +95,7 @@ def _library(network: Deployed, to: str | None, rebuilt: Rebuilt, ending: str) -
     )
     about = library_folder.to_json(library_folder.config(network, rebuilt))
     files = dict(zip(NAMES, (library_folder.weights(rebuilt), about, made), strict=True))
-    place({folder / name: content for name, content in files.items()}, _holds(rebuilt.model))
+    put({folder / name: content for name, content in files.items()}, _holds(rebuilt.model), overwrite)
     gone = list(network.network.heads) if not rebuilt.num_classes else []
     count = sum(parameter.numel() for parameter in rebuilt.model.parameters())
     note = f'timm.create_model("local-dir:{folder}", pretrained=True) loads it' if simple else ""
@@ -167,7 +167,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".md")
 
 
-FORMATS: dict[str, Callable[[Deployed, str | None], Written]] = {
+FORMATS: dict[str, Callable[[Deployed, str | None, bool], Written]] = {
     "safetensors": safetensors,
     "timm": timm,
     "torchvision": torchvision,

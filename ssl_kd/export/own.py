@@ -1,11 +1,12 @@
 """Our own format: safetensors under the names of an Encoder, and how to build the network as metadata."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ssl_kd.peers import Surroundings, build_peer
 from ssl_kd.system import network as net
 from ssl_kd.system.documents import from_json
 from ssl_kd.system.paths import expand
+from ssl_kd.system.reading import opened
 from ssl_kd.system.room import check_tensor_file
 from ssl_kd.trust import check_names
 
@@ -46,17 +48,12 @@ def read(path: str | Path) -> Network:
     name what a run folder may. Raises InputError for what was not exported that way.
     """
     place = expand(path)
-    file = place / WEIGHTS if place.is_dir() else place
-    about = _about(file)
-    config = OmegaConf.create(
-        {
-            "data": {"size": about["image"]["size"], "mean": about["mean"], "std": about["std"]},
-            "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
-        }
-    )
+    file = file_in(place)
+    about = read_about(file)
+    config = config_of(about)
     without_weights(config)  # the file has them
-    check_names(config, file.parent)
-    check_places(of_peers(config, whole=False), file.parent)
+    check_names(config, place)
+    check_places(of_peers(config, whole=False), place)
     try:
         with torch.random.fork_rng(devices=[]), net.reading_a_run():
             around = Surroundings(config, int(about["image"]["channels"]), {})
@@ -73,12 +70,28 @@ def read(path: str | Path) -> Network:
     return network.eval()
 
 
-def _about(file: Path) -> dict[str, Any]:
+def file_in(place: Path) -> Path:
+    """The weights of an export, which is a folder or just them."""
+    return place / WEIGHTS if place.is_dir() else place
+
+
+def config_of(about: Mapping[str, Any]) -> DictConfig:
+    """The config of the network alone, of what an export says of it."""
+    return OmegaConf.create(
+        {
+            "data": {"size": about["image"]["size"], "mean": about["mean"], "std": about["std"]},
+            "peers": {"network": {key: about[key] for key in ("backbone", "heads", "cut") if key in about}},
+        }
+    )
+
+
+def read_about(file: Path) -> dict[str, Any]:
     """What the file says of its network; checked as far as it is read."""
     try:
+        opened(file).close()  # what is no file is not waited for
         check_tensor_file(file)
-        with safe_open(file, "pt") as opened:
-            text = (opened.metadata() or {}).get("ssl_kd", "")
+        with safe_open(file, "pt") as weights:
+            text = (weights.metadata() or {}).get("ssl_kd", "")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({first_line(error)})") from error
     try:

@@ -8,8 +8,6 @@ what is installed. paths: what may be read for any run, of data and weights.
 
 import json
 import os
-import stat
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 
 from ssl_kd.errors import InputError
 from ssl_kd.system.documents import from_json
+from ssl_kd.system.reading import opened
+from ssl_kd.system.writing import write_whole
 
 VERSION = 1
 MOST_BYTES = 1 << 26
@@ -46,13 +46,13 @@ def _document() -> dict[str, Any]:
     """All that is on record. Raises InputError for a file that is not as it was left."""
     path = state_file()
     try:
-        with open(path, encoding="utf-8") as file:
+        with opened(path) as file:
             there = os.fstat(file.fileno())
-            if not stat.S_ISREG(there.st_mode) or there.st_size > MOST_BYTES:
+            if there.st_size > MOST_BYTES:
                 raise ValueError("it is no record of ours")
             if there.st_mode & 0o022 or (hasattr(os, "geteuid") and there.st_uid not in (os.geteuid(), 0)):
                 raise ValueError("others may write it")
-            said = from_json(file.read(), path)
+            said = from_json(file.read().decode("utf-8"), path)
         if (
             not isinstance(said, dict)
             or said.get("version") != VERSION
@@ -102,18 +102,7 @@ def _write(change: Callable[[dict[str, Any]], None]) -> Path:
     with _locked(path.with_name("lock")):
         there = _document()
         change(there)
-        text = json.dumps(there, indent=1)
-        partial = path.with_name(f"trusted-{uuid.uuid4().hex}.part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(there, indent=1), mode=0o600)
     return path
 
 

@@ -4,10 +4,13 @@ A chart fills the width of its place. Its colours are those of `theme`, its lege
 breaks into lines where a screen is narrow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import altair as alt
+import numpy as np
+from altair.utils.schemapi import debug_mode
 
 from ssl_kd.report import theme
 
@@ -24,6 +27,13 @@ def vega_lite() -> str:
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Altair checks every part of a chart against Vega-Lite's schema: most of a page's time; not in here."""
+    with debug_mode(False):
+        yield
+
+
 def values(rows: Iterable[Row]) -> alt.Data:
     """Rows as the data of a chart."""
     return alt.Data(values=list(rows))
@@ -33,7 +43,7 @@ def finish(chart: Any, height: int | None) -> dict[str, Any]:
     """The specification as wide as its place; height in pixels, None for a place that has a height itself."""
     fit = alt.AutoSizeParams(type="fit" if height is None else "fit-x", contains="padding")
     size: Any = "container" if height is None else height
-    spec = chart.properties(width="container", height=size, autosize=fit).to_dict()
+    spec = chart.properties(width="container", height=size, autosize=fit).to_dict(validate=False)
     spec.pop("config", None)  # altair's own; the page has one for all charts
     return spec
 
@@ -48,15 +58,19 @@ def dashes(styles: Sequence[theme.Style]) -> alt.Scale:
     return alt.Scale(domain=[s.name for s in styles], range=[theme.dash(s.dash) for s in styles])
 
 
-def thin(points: Sequence[Point], most: int = POINTS) -> list[Point]:
+def thin(points: Sequence[Point] | np.ndarray, most: int = POINTS) -> list[list[float]]:
     """At most `most` points (x, y): the means of as many neighbours each as it takes."""
-    size = -(-len(points) // most)
-    groups = [points[i : i + size] for i in range(0, len(points), size)] if points else []
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    found = np.asarray(points, float).reshape(-1, 2)
+    if not len(found):
+        return []
+    size = -(-len(found) // most)
+    starts = np.arange(0, len(found), size)
+    counts = np.diff(np.append(starts, len(found)))
+    return (np.add.reduceat(found, starts) / counts[:, None]).tolist()
 
 
 def lines(
-    curves: Mapping[str, Sequence[Point]],
+    curves: Mapping[str, Sequence[Point] | np.ndarray],
     styles: Sequence[theme.Style],
     x: str = "epoch",
     y: str = "",
@@ -91,9 +105,9 @@ def lines(
     return finish(line + points, height)
 
 
-def describe(curves: Mapping[str, Sequence[Point]], what: str, form: str = ".3g") -> str:
+def describe(curves: Mapping[str, Sequence[Point] | np.ndarray], what: str, form: str = ".3g") -> str:
     """The curves in words, for those who do not see them."""
-    ends = [f"{name} from {p[0][1]:{form}} to {p[-1][1]:{form}}" for name, p in curves.items() if p]
+    ends = [f"{name} from {p[0][1]:{form}} to {p[-1][1]:{form}}" for name, p in curves.items() if len(p)]
     return f"{what} over training: {'; '.join(ends)}"
 
 

@@ -1,7 +1,7 @@
 """The report of a comparison: did the peers help, how sure is that, and at what cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ssl_kd.compare.words import HEADLINES
 from ssl_kd.evaluate import scored_on
 from ssl_kd.report import blocks, options, theme
 from ssl_kd.report.blocks import Chart
-from ssl_kd.report.charts import Point, finish, vega_lite
+from ssl_kd.report.charts import Point, finish, unchecked, vega_lite
 from ssl_kd.report.comparison_charts import forest, forest_height, ranges, reach, runs
 from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
@@ -32,15 +32,17 @@ READING = (
 Peer = tuple[str, str, str]  # group, peer, peer of the base
 
 
+@unchecked()
 def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
     """Writes `folder`/comparison.html and comparison.svg, the differences alone; returns the page's path."""
     folder = expand(folder)
     base = comparison.groups[0].name
     others = " and ".join(group.name for group in comparison.groups[1:])
     runs_ = sum(len(group.runs) for group in comparison.groups)
+    forests = _forests(comparison)
     found = [
         _answer(comparison),
-        _differences(comparison),
+        _differences(comparison, forests),
         _runs(comparison),
         *_curves(comparison),
         _cost(comparison),
@@ -56,21 +58,23 @@ def comparison_page(comparison: Comparison, folder: str | Path) -> Path:
         else f"Did it help? {runs_} runs are too few for an interval."
     )
     page = write(Page(title, "Comparison of runs", lead, found), folder / "comparison.html")
-    write_whole(folder / "comparison.svg", plot(comparison), inside=folder)
+    write_whole(folder / "comparison.svg", plot(comparison, forests), inside=folder)
     return page
 
 
-def plot(comparison: Comparison) -> str:
-    """The differences as one SVG that stands alone, in light colours."""
+def plot(comparison: Comparison, forests: Mapping[Peer, dict[str, Any]]) -> str:
+    """The differences as one SVG that stands alone, in light colours. forests: the chart of each peer."""
     import vl_convert
 
-    extent = reach(comparison.differences)
-    parts = []
-    for i, (peer, own) in enumerate(_by_peer(comparison.differences).items()):
-        chart = forest(own, [label(d.score) for d in own], extent, i + 1)
-        parts.append(chart.properties(width=WIDTH, height=forest_height(len(own)), title=_title(peer)))
+    parts: list[Any] = []
+    data: dict[str, Any] = {}
+    for peer, chart in forests.items():
+        data |= chart.get("datasets", {})
+        own = {key: value for key, value in chart.items() if key not in ("$schema", "datasets", "autosize")}
+        parts.append({**own, "width": WIDTH, "title": _title(peer)})
     title = f"Difference from {comparison.groups[0].name}, with 95 % intervals over the seeds"
-    spec: dict[str, Any] = alt.vconcat(*parts, title=alt.TitleParams(title, fontSize=15, offset=16)).to_dict()
+    spec: dict[str, Any] = {"vconcat": parts, "datasets": data, "$schema": alt.SCHEMA_URL}
+    spec["title"] = {"text": title, "fontSize": 15, "offset": 16}
     spec["config"] = {**theme.vega(), "background": "var(--paper)", "padding": 12}
     return vl_convert.vegalite_to_svg(printable_values(theme.plain(spec)), vl_version=vega_lite())
 
@@ -93,19 +97,29 @@ def _answer(comparison: Comparison) -> Section:
     return Section("Answer", lead, [*parts, *notes])
 
 
-def _differences(comparison: Comparison) -> Section:
+def _forests(comparison: Comparison) -> dict[Peer, dict[str, Any]]:
+    """The chart of each peer."""
+    extent = reach(comparison.differences)
+    return {
+        peer: finish(forest(own, [label(d.score) for d in own], extent, i + 1), forest_height(len(own)))
+        for i, (peer, own) in enumerate(_by_peer(comparison.differences).items())
+    }
+
+
+def _differences(comparison: Comparison, forests: Mapping[Peer, dict[str, Any]]) -> Section:
     lead = (
         "To the right of the line at 0 the group is better than the base, to the left it is worse. " + READING
     )
-    extent = reach(comparison.differences)
     head = ["score", "base, %", "here, %", "difference", "95 % interval", "detectable", "seeds"]
     parts: list[Markup] = []
-    for i, (peer, own) in enumerate(_by_peer(comparison.differences).items()):
+    for peer, own in _by_peer(comparison.differences).items():
         names = [label(d.score) for d in own]
-        spec = finish(forest(own, names, extent, i + 1), forest_height(len(own)))
         said = "; ".join(f"{name} {points(d.mean)} points" for name, d in zip(names, own, strict=True))
         rows = [[name, *_cells(d)] for name, d in zip(names, own, strict=True)]
-        parts += [blocks.heading(_title(peer)), blocks.charts([Chart("Differences, points.", spec, said)])]
+        parts += [
+            blocks.heading(_title(peer)),
+            blocks.charts([Chart("Differences, points.", forests[peer], said)]),
+        ]
         parts.append(blocks.table(head, rows, f"{_title(peer)}: differences in points"))
     note = blocks.note(
         "Detectable: the smallest true difference that so many seeds with this spread would have found four "

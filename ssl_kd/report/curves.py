@@ -1,20 +1,21 @@
 """What happened over the training: terms, rate, speed, probes; and the health of the embeddings."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from ssl_kd.report import blocks
-from ssl_kd.report.charts import describe, lines
+from ssl_kd.report.charts import Point, describe, lines
+from ssl_kd.report.log import Curves
 from ssl_kd.report.page import Section
-from ssl_kd.report.reported import Curves, Reported, curves
+from ssl_kd.report.reported import Reported
 from ssl_kd.report.scores import probed
 from ssl_kd.report.theme import Style
 
 MANY = 8  # curves, more of which one chart does not show
-
-Points = list[tuple[float, float]]  # epoch, value
 
 # How to read each figure that a line's "health" may carry, by the word before its first "/".
 HEALTH = {
@@ -59,9 +60,9 @@ def training(run: Reported) -> Section:
         "What was minimised, epoch by epoch. Raw terms say how well each is met; weighted ones say how much "
         "each counts in the sum. Long runs are shown as means of neighbouring steps."
     )
-    if not run.lines:
+    if not run.log.count:
         return Section("Curves", lead, [blocks.note("This run has no metrics.jsonl.")])
-    raw, weighted = curves(run.lines, "terms"), curves(run.lines, "weighted")
+    raw, weighted = run.log.curves("terms"), run.log.curves("weighted")
     charts = [_few(f"{group}, raw.", own, run) for group, own in grouped(raw).items()]
     if len(weighted) > MANY:
         sums = {group: _together(list(own.values())) for group, own in grouped(weighted).items()}
@@ -72,9 +73,8 @@ def training(run: Reported) -> Section:
         ("rate", "Learning rate.", "~g"),
         ("images_per_second", "Images per second.", "~s"),
     ):
-        points = [(line["epoch"], float(line[key])) for line in run.lines if line.get(key)]
-        if points:
-            charts.append(_chart(title, {key.replace("_", " "): points}, run, form))
+        if found := run.log.curves(key):
+            charts.append(_chart(title, found, run, form))
     parts = [blocks.charts(charts, narrow=True)]
     probes = _probes(run)
     if probes:
@@ -92,9 +92,9 @@ def health(run: Reported) -> Section:
         "Figures of the embeddings during the training, without labels: whether a network collapses, and "
         "whether the peers' lessons help."
     )
-    groups = grouped(curves(run.lines, "health"))
+    groups = grouped(run.log.curves("health"))
     after = _afterwards(probed(run).get("health") or {})
-    alarms = [f"{text[:1].upper()}{text[1:]}." for line in run.lines for text in line.get("alarms") or ()]
+    alarms = [f"{text[:1].upper()}{text[1:]}." for text in run.log.alarms]
     if not groups:
         return Section("Health", lead, after or [blocks.note("This run kept no figures of its health.")])
     said = f"{len(alarms)} {'alarm was' if len(alarms) == 1 else 'alarms were'} raised." if alarms else ""
@@ -130,24 +130,23 @@ def _few(title: str, named: Curves, run: Reported, note: str = "", **options: An
     if embeddings := {name: points for name, points in named.items() if name.partition("/")[2] in run.names}:
         others = f"{len(named) - len(embeddings)} more curves, of other outputs, are in metrics.jsonl."
         return _chart(title, embeddings, run, note=f"{note} {others}".strip(), **options)
-    alike: dict[str, list[Points]] = {}
+    alike: dict[str, list[np.ndarray]] = {}
     for name, points in named.items():
         alike.setdefault(f"{name.rpartition('/')[0]}/{_of(name)}" if "<-" in name else name, []).append(
             points
         )
-    means = {name: [(at, value / len(own)) for at, value in _together(own)] for name, own in alike.items()}
+    means = {name: _together(own) / (1, len(own)) for name, own in alike.items()}
     if len(means) < len(named):
         note = f"{note} Means over the edges of each peer, {len(named)} in all.".strip()
     return _chart(title, means, run, note=note, **options)
 
 
-def _together(curves: Sequence[Points]) -> Points:
+def _together(curves: Sequence[np.ndarray]) -> np.ndarray:
     """The sum of curves, where all of them have a point."""
-    values: dict[float, list[float]] = {}
-    for points in curves:
-        for at, value in points:
-            values.setdefault(at, []).append(value)
-    return [(at, sum(own)) for at, own in values.items() if len(own) == len(curves)]
+    shared = functools.reduce(np.intersect1d, (points[:, 0] for points in curves))
+    values = [points[np.unique(points[:, 0], return_index=True)[1]] for points in curves]
+    kept = [own[np.isin(own[:, 0], shared), 1] for own in values]
+    return np.column_stack([shared, np.sum(kept, axis=0)])
 
 
 def grouped(named: Curves) -> dict[str, Curves]:
@@ -159,23 +158,22 @@ def grouped(named: Curves) -> dict[str, Curves]:
 
 
 def _probes(run: Reported) -> list[blocks.Chart]:
-    lines_ = [line for line in run.lines if "peers" in line]
-    found: dict[str, Curves] = {}
-    for line in lines_:
-        for peer, scores in line["peers"].items():
+    found: dict[str, dict[str, list[Point]]] = {}
+    for epoch, peers in run.log.probes:
+        for peer, scores in peers.items():
             knn = {f"kNN {k}.": value for k, value in (scores.get("knn") or {}).items() if k == "20"}
             knn = knn or {f"kNN {k}.": value for k, value in list((scores.get("knn") or {}).items())[-1:]}
             singles = {"Linear probe.": scores.get("linear"), "Top-1.": scores.get("top1")}
             for title, value in {**knn, **singles}.items():
                 if value is not None:
                     own = found.setdefault(title, {}).setdefault(peer, [])
-                    own.append((line["epoch"], 100 * value))
+                    own.append((epoch, 100 * value))
     return [_chart(title, own, run, ".3~g", "%") for title, own in found.items()]
 
 
 def _chart(
     title: str,
-    named: Curves,
+    named: Mapping[str, Sequence[Point] | np.ndarray],
     run: Reported,
     form: str = ".4~g",
     y: str = "",

@@ -9,9 +9,9 @@ import torch
 
 from ssl_kd.evaluate import scored_on
 from ssl_kd.finished import Finished, load
-from ssl_kd.saved import environments, read_lines, read_scores
-
-Curves = dict[str, list[tuple[float, float]]]  # name -> (epoch, value)
+from ssl_kd.report.log import Log
+from ssl_kd.report.log import read as read_log
+from ssl_kd.saved import environments, read_scores
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Reported(Finished):
 
     summary: dict[str, Any]
     starts: list[dict[str, Any]]  # the environment of each
-    lines: list[dict[str, Any]]  # of metrics.jsonl
+    log: Log  # of metrics.jsonl
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Reported(Finished):
         """Peer -> its scores: of the summary, else the last that were made during the training."""
         if self.summary.get("peers"):
             return self.summary["peers"]
-        return next((line["peers"] for line in reversed(self.lines) if "peers" in line), {})
+        return self.log.probes[-1][1] if self.log.probes else {}
 
     def accuracy(self, peer: str) -> tuple[str, float] | None:
         """The score that speaks for a peer, and what it is called."""
@@ -76,16 +76,5 @@ def read(folder: str | Path, device: torch.device | str, data_changed: str | Non
         **{field.name: getattr(finished, field.name) for field in fields(finished) if field.init},
         summary=read_scores(run.folder / "summary.json"),
         starts=environments(run.folder),
-        lines=read_lines(run.folder / "metrics.jsonl"),
+        log=read_log(run.metrics()),
     )
-
-
-def curves(lines: list[dict[str, Any]], key: str) -> Curves:
-    """name -> (epoch, value) from the numbers that each line has under `key`."""
-    found: Curves = {}
-    for line in lines:
-        node = line.get(key)
-        for name, value in node.items() if isinstance(node, dict) else ():
-            if isinstance(value, int | float):
-                found.setdefault(str(name), []).append((line["epoch"], float(value)))
-    return found

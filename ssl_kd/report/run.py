@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 
 from ssl_kd.report import curves, deployment, embeddings, head, maps, pictures, predictions, scores
+from ssl_kd.report.charts import unchecked
 from ssl_kd.report.embeddings import BANK, IMAGES
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.report.reported import Reported, read
 from ssl_kd.system.paths import expand
 
 
+@unchecked()
 def run_page(
     folder: str | Path,
     device: torch.device | str = "cpu",

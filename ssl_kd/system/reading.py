@@ -2,8 +2,8 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
@@ -12,7 +12,7 @@ class NoFile(OSError):
     """What lies there is a pipe, a socket or a device."""
 
 
-def opened(path: str | Path) -> IO[bytes]:
+def opened(path: str | Path) -> BufferedReader:
     """The file, opened for reading bytes. Raises OSError; NoFile, which is one, for what is none."""
     descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_BINARY", 0))
     try:
