@@ -44,7 +44,7 @@ def check_overlap(data: Data, accept: str | None = None, hold_out: float | None 
             first = names(test)
             one = "" if first is None else f", the first is {printable(first[int(np.flatnonzero(both)[0])])}"
             said = (
-                f"{count:,} of {len(test):,} {called} images ({100 * count / len(test):.2g} %) are in the "
+                f"{count:,} of {len(test):,} {called} images ({100 * count / len(test):.3g} %) are in the "
                 f"{name} split too{one}"
             )
             if count > MOST * len(test) and accept != "accept":
