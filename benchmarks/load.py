@@ -26,6 +26,7 @@ TRAIN = ["train", "method=dogo", "tracker=none", "epochs=1", f"peers={{a: {SMALL
 DIGITS = [*TRAIN, "data=digits", "data.limit=64", "batch_size=32", "probe.baselines=false", "log_every=1"]
 
 Commands = list[list[str]]
+FIRST_STEP = "first step"  # in place of ssl-kd: the command is ended when it has taken a step
 
 
 def report200k(at: Path) -> Commands:
@@ -73,37 +74,53 @@ def compare100(at: Path) -> Commands:
 def classes1000(at: Path) -> Commands:
     """1,000 classes of 5 images: a training with its probes, and its report."""
     images, run = at / "classes", at / f"classes-{time.time_ns()}"
-    pngs(images, 1_000, 5_000)
+    pngs(images, 1_000, 5_000, 1_000)
     words = ["data=folder", f"data.root={images}", "data.size=32", "batch_size=128", f"run={run}"]
     return [["ssl-kd", *TRAIN, *words], ["ssl-kd", "report", f"run={run}"]]
 
 
+def png100k(at: Path) -> Commands:
+    """A folder of 90,000 PNGs to train on and 10,000 to test on, from the command to the first step."""
+    images, run = at / "many", at / f"many-{time.time_ns()}"
+    pngs(images, 10, 90_000, 10_000)
+    words = ["data=folder", f"data.root={images}", "data.size=32", "batch_size=128", "data.resident_bytes=0"]
+    return [[FIRST_STEP, *TRAIN, *words, "probe.baselines=false", "log_every=1", f"run={run}"]]
+
+
 CASES: dict[str, Callable[[Path], Commands]] = {
-    function.__name__: function for function in (report200k, compare100, classes1000)
+    function.__name__: function for function in (report200k, compare100, classes1000, png100k)
 }
 
 
-def pngs(folder: Path, classes: int, count: int) -> None:
-    """`count` images of 32 pixels to train on and a fifth of that to test on, of 50 different pictures."""
+def pngs(folder: Path, classes: int, train: int, test: int) -> None:
+    """Images of noise, 32 pixels a side, all different."""
     if folder.is_dir():
         return
-    rng, pictures = np.random.default_rng(0), []
-    for _ in range(50):
-        picture = BytesIO()
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(picture, "PNG")
-        pictures.append(picture.getvalue())
-    for split, size in (("train", count), ("test", count // 5)):
+    rng = np.random.default_rng(0)
+    for split, size in (("train", train), ("test", test)):
         for i in range(size):
             place = folder / split / f"c{i % classes:04}"
             if i < classes:
                 place.mkdir(parents=True)
-            (place / f"{i:06}.png").write_bytes(pictures[i % 50])
+            picture = BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(
+                picture, "PNG", compress_level=1
+            )
+            (place / f"{i:06}.png").write_bytes(picture.getvalue())
 
 
 def command(words: list[str]) -> None:
-    """Runs one command of ours."""
+    """Runs one command of ours; of one that begins with FIRST_STEP, until it has logged a step."""
     python = [sys.executable, "-P", "-m", "ssl_kd", *words[1:]]
-    subprocess.run(python, check=True, stdout=subprocess.DEVNULL)
+    if words[0] != FIRST_STEP:
+        subprocess.run(python, check=True, stdout=subprocess.DEVNULL)
+        return
+    run = next(Path(word.removeprefix("run=")) for word in words if word.startswith("run="))
+    child = subprocess.Popen(python, stdout=subprocess.DEVNULL)
+    while child.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.1)
+    child.kill()
+    child.wait()
 
 
 def measure(name: str, at: Path) -> dict[str, Any]:
