@@ -13,6 +13,7 @@ from ssl_kd.system.reading import opened
 from ssl_kd.system.writing import PARTIAL, fresh, place
 
 _SEAL = re.compile(rb"\n<!-- ssl-kd export:((?: [0-9a-f]{64})+) -->\n\Z")
+MOST_BYTES = 1 << 24  # of a card; ours have some KiB
 
 
 def put(files: Mapping[Path, bytes], check: Callable[[Path], None], overwrite: bool) -> None:
@@ -77,7 +78,7 @@ def _content(path: Path, known: frozenset[str]) -> str | None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found not in known and path.suffix == ".md":
             file.seek(0)
-            found = _hash(_SEAL.sub(b"", file.read()))
+            found = _hash(_SEAL.sub(b"", file.read(MOST_BYTES)))
     return found if found in known else None
 
 
@@ -86,7 +87,7 @@ def _sealed(card: Path) -> frozenset[str]:
     if card.is_symlink() or not card.is_file():
         return frozenset()
     with opened(card) as file:
-        found = _SEAL.search(file.read())
+        found = _SEAL.search(file.read(MOST_BYTES))
     return frozenset(found[1].decode().split()) if found else frozenset()
 
 

@@ -435,7 +435,7 @@ READING = {  # these open for reading, which a call of os.open does not tell by 
     "system/reading.py",
     "status.py",
     "data/shards.py",
-    "commands/runs.py",
+    "errors.py",
 }
 
 
