@@ -41,9 +41,10 @@ def of_data(config: DictConfig) -> Iterator[Place]:
             if isinstance(said, str) and not (node.get("name") == "hub" and _of_hub(said)):
                 around = str(node.get("root") or node.get("path") or "")
                 yield from (Place(f"{key}.{option}", path) for path in _meant(said, option, around))
-    labels = config.get("labels")
-    if isinstance(labels, DictConfig) and isinstance(labels.get("file"), str):
-        yield Place("labels.file", _absolute(labels.file))
+    for key in ("labels", "hold_out_group"):
+        node = config.get(key)
+        if isinstance(node, DictConfig) and isinstance(node.get("file"), str):
+            yield Place(f"{key}.file", _absolute(node.file))
 
 
 def of_peers(config: DictConfig, whole: bool) -> Iterator[Place]:
