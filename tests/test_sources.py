@@ -179,6 +179,8 @@ def test_cifar_is_read_where_it_lies_and_downloaded_only_when_it_does_not(tmp_pa
     asked = []
 
     class Fake:
+        url = "https://example.org/cifar.tar.gz"
+
         def __init__(self, root, train, download):
             asked.append((train, download))
             if train and not download:

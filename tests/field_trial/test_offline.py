@@ -194,6 +194,9 @@ CASES = [
          lambda: (elsewhere(), data("folder", probed=True, root="home/private")())),
     Case("labels", "labels.file elsewhere", KNN, HERE.format("labels.file"),
          lambda: (elsewhere(), edit(lambda c: c["labels"].update(file="home/private/labels.csv")))),
+    Case("groups", "the table of hold_out_group elsewhere", KNN, HERE.format("hold_out_group.file"),
+         lambda: (elsewhere(), edit(lambda c: c.update(
+             hold_out=0.2, hold_out_group={"file": "home/private/labels.csv", "column": "x"})))),
     Case("teacher", "the teacher's path, of a run that lacks what its peers began with", KNN,
          HERE.format(r"/net/evil.example/run \(peers.a.weights\)"),
          edited(lambda c: c["peers"]["a"].update(weights="/net/evil.example/run"))),
