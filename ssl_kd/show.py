@@ -8,7 +8,8 @@ from rich.table import Table
 
 from ssl_kd.cast import is_frozen
 from ssl_kd.console import stacked
-from ssl_kd.groups import config_folder
+from ssl_kd.groups import chosen_file
+from ssl_kd.system.documents import CONFIG, text_of
 from ssl_kd.terms import Each, Edge, Link, Mutual
 
 if TYPE_CHECKING:
@@ -42,12 +43,9 @@ def links(config: DictConfig) -> list[tuple[str, str, Link]]:
 
 def method_page(config: DictConfig) -> Group:
     """The header of the method's file, its peers, its edges as a table, and the graph."""
-    path = config_folder() / "method" / f"{config.method}.yaml"
-    header = (
-        [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")][1:]
-        if path.is_file()
-        else []
-    )
+    path = chosen_file("method", str(config.method))
+    lines = text_of(path, CONFIG).splitlines() if path else []
+    header = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
     return Group(*header, "", _peer_table(config), "", edge_table(config), "", *graph(config))
 
 

@@ -438,7 +438,8 @@ def _data_changed(parts: Parts, run: Run, noted: dict[str, Any]) -> str:
 def _check_overlap(parts: Parts) -> None:
     """Tells of images that are in train and test; raises InputError where they are many."""
     if parts.accelerator.is_main_process:
-        for line in check_overlap(parts.data, parts.config.data.get("overlap"), parts.config.get("hold_out")):
+        accept, held = parts.config.data.get("overlap"), parts.config.get("hold_out")
+        for line in check_overlap(parts.data, accept, held, hash_bytes(parts.config)):
             say(parts, line)
 
 

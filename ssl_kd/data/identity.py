@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from ssl_kd.data.contents import digests, names, sizes
+from ssl_kd.data.label_tables import MOST_BYTES
 from ssl_kd.data.sources import Arrays, Data, Encoded, Source
 from ssl_kd.errors import InputError
+from ssl_kd.system.documents import bytes_of
+from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable
 
 HASH_BYTES = 64 << 30  # of a part: up to this size all images are hashed, of a larger one a sample
@@ -39,7 +42,7 @@ def identity(
         before = (like or {}).get(name) or {}
         found[name] = _former(source) if "samples" in before else _part(source, hash_bytes, before)
     if labels_file is not None and not any("samples" in part for part in (like or {}).values()):
-        content = hashlib.blake2b(Path(labels_file).expanduser().read_bytes(), digest_size=16).hexdigest()
+        content = hashlib.blake2b(bytes_of(expand(labels_file), MOST_BYTES), digest_size=16).hexdigest()
         found["train"]["labels_file"] = content
     return found
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ssl_kd.data.contents import digests, names, pixel_digests
+from ssl_kd.data.contents import digests, names, pixel_digests, sizes
+from ssl_kd.data.identity import HASH_BYTES
 from ssl_kd.data.loaders import _fits, resident
 from ssl_kd.data.sources import Arrays, Data, Source
 from ssl_kd.errors import InputError
@@ -24,11 +25,14 @@ LOOKED_AT = 2000  # held-out images that near copies are looked for
 _FLAT = 2.0  # grey levels: an image that varies less is like any other of its kind
 
 
-def check_overlap(data: Data, accept: str | None = None, hold_out: float | None = None) -> Iterator[str]:
+def check_overlap(
+    data: Data, accept: str | None = None, hold_out: float | None = None, hash_bytes: int = HASH_BYTES
+) -> Iterator[str]:
     """What is to be said of images that are in both parts, a sentence each.
 
     accept: "accept" takes any number of them; else InputError where more than MOST of the test images are in
     the train part, or in that of other data that the probes learn from.
+    hash_bytes: most bytes of images that are read for it, `data.hash_bytes`.
     """
     pairs = [("train", data.train, "test", data.test)]
     if data.labelled is not None:
@@ -38,7 +42,10 @@ def check_overlap(data: Data, accept: str | None = None, hold_out: float | None 
     for name, train, called, test in pairs:
         if test is None:
             continue
-        both = common(train, test)
+        both = common(train, test, hash_bytes)
+        if both is None:
+            yield f"whether {called} images are in the {name} split too was not looked at (data.hash_bytes)"
+            continue
         count = int(both.sum())
         if count:
             first = names(test)
@@ -54,7 +61,16 @@ def check_overlap(data: Data, accept: str | None = None, hold_out: float | None 
                 )
             yield said
     tested = data.scored
-    if hold_out is not None and tested.test is not None and (near := near_copies(tested.train, tested.test)):
+    if hold_out is None or tested.test is None:
+        return
+    near = near_copies(tested.train, tested.test)
+    if near is None:
+        yield (
+            "near copies of held-out images in the train split were not looked for, as the images are not "
+            "held in memory (data.resident_bytes); hold_out_group keeps those of one patient, video or burst "
+            "together"
+        )
+    elif near:
         looked = min(LOOKED_AT, len(tested.test))
         yield (
             f"{near:,} of {looked:,} held-out images look almost like one in the train split; are they of "
@@ -62,23 +78,34 @@ def check_overlap(data: Data, accept: str | None = None, hold_out: float | None 
         )
 
 
-def common(train: Source, test: Source) -> np.ndarray:
-    """Which images of `test` are in `train` too, bool (N,)."""
-    both = _among(digests(test), digests(train))
-    encoded = not isinstance(train, Arrays) and not isinstance(test, Arrays)
+def common(train: Source, test: Source, hash_bytes: int = HASH_BYTES) -> np.ndarray | None:
+    """Which images of `test` are in `train` too, bool (N,); None where more would have to be read for it.
+
+    Of parts that are larger than hash_bytes only images of equal sizes are read.
+    """
+    both, parts = np.zeros(len(test), bool), (test, train)
+    bytes_of = [sizes(part) for part in parts]
+    if max(int(each.sum()) for each in bytes_of) <= hash_bytes:
+        both |= _among(digests(test), digests(train))
+    else:
+        asked, known = (np.flatnonzero(np.isin(a, b)) for a, b in (bytes_of, bytes_of[::-1]))
+        if bytes_of[0][asked].sum() + bytes_of[1][known].sum() > hash_bytes:
+            return None
+        both[asked] = _among(digests(test, asked), digests(train, known))
+    encoded = not any(isinstance(part, Arrays) for part in parts)
     if encoded and train.shape == test.shape and _fits(train) and _fits(test):
         both |= _among(pixel_digests(resident(test)), pixel_digests(resident(train)))
     return both
 
 
-def near_copies(train: Source, test: Source) -> int:
+def near_copies(train: Source, test: Source) -> int | None:
     """How many of LOOKED_AT images of `test` look almost like one of `train`, exact copies included.
 
-    0 where the images are not held decoded in memory. Takes 2 * LOOKED_AT * N * GRID^2 operations, about a
+    None where the images are not held decoded in memory. Takes 2 * LOOKED_AT * N * GRID^2 operations, about a
     second for N = 100,000 on a core.
     """
     if not (_fits(train) and _fits(test)):
-        return 0
+        return None
     at = torch.linspace(0, len(test) - 1, min(LOOKED_AT, len(test))).round().long()
     asked = _grids(resident(test)[at])
     best = torch.full((len(asked),), -1.0)

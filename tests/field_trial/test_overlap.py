@@ -43,6 +43,18 @@ def one_of_many() -> None:
     same_arrays(rows=2)
 
 
+def copies_of_odd_size() -> None:
+    """Of all images one alone has the size of another."""
+    write_folder()
+    for i, path in enumerate(sorted(Path("photos").rglob("*.png"))):
+        path.write_bytes(path.read_bytes() + bytes(i))
+    shutil.copyfile("photos/train/a/000.png", "photos/test/a/copy.png")
+
+
+def not_looked_at(printed: str) -> None:
+    assert "the train split too was not looked at (data.hash_bytes)" in printed
+
+
 def said(printed: str) -> None:
     assert "2 of 200 test images (1 %) are in the train split too" in printed
 
@@ -65,6 +77,10 @@ CASES = [
     Case("run", "before training", ["train", *TINY, *ARRAYS], REFUSED, same_arrays),
     Case("word", "another word", ["train", *TINY, *ARRAYS, "data.overlap=yes"], "can be: accept",
          same_arrays),
+    Case("sampled", "data that are too large to read",
+         ["train", *TINY, *FOLDER, DRY, "data.hash_bytes=100"], None, write_folder, not_looked_at),
+    Case("sampled copies", "a copy in large data", ["train", *TINY, *FOLDER, DRY, "data.hash_bytes=1000"],
+         REFUSED + "|a/copy.png", copies_of_odd_size),
     Case(
         "probe.data", "the labelled images are trained on",
         ["train", *TINY, *ARRAYS, DRY, "probe.data=other.npz"], "probe.data's test images", labelled_beside,
