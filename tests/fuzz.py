@@ -38,6 +38,7 @@ def bases() -> dict[str, list[str]]:
     for method in choices("method"):
         peers = {
             "kd": [f"peers.teacher={TINY}", f"peers.student={TINY}"],
+            "cbd": [f"peers.teacher={TINY}", f"peers.student={TINY}"],
             "moco": [
                 "peers.query.backbone={name: resnet8, base: 4}",
                 "peers.key.backbone={name: resnet8, base: 4}",

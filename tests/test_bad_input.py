@@ -346,7 +346,7 @@ DATA = [
     Bad("labels-pickle", [*DIGITS, "labels.file=l.pt"], "holds more than numbers", file("l.pt", PICKLE)),
     Bad("labels-torch-pickle", [*DIGITS, "labels.file=l.pt"], "holds more than numbers",
         lambda run: torch.save({"label": Canary()}, "l.pt")),
-    Bad("labels-too-few", [*DIGITS, "labels.file=l.txt"], "holds 2 labels, and .* has 1437",
+    Bad("labels-too-few", [*DIGITS, "labels.file=l.txt"], "holds 2 lines, and .* has 1437",
         file("l.txt", "0\n1\n")),
     Bad("labels-nan", [*DIGITS, "labels.file=l.txt"], 'says "nan", which is not a whole number',
         file("l.txt", "nan\n" * 1437)),

@@ -390,6 +390,7 @@ def test_a_run_that_did_not_note_its_macs_has_its_networks_built_again(tmp_path)
     folders = [*solo(tmp_path, range(2)), *pair(tmp_path, range(2))]
     for folder in folders:
         edit(folder, macs=None)
+        Path(folder, "data.json").write_text(json.dumps({"train": {"shape": [1, 8, 8]}}))
     one, two = compare(folders).groups
     assert two.compute == 2 * one.compute > 1e9
 

@@ -233,7 +233,7 @@ def test_the_card_says_how_the_network_was_made_and_what_it_scored(runs, tmp_pat
     assert card.startswith("---\nlibrary_name: ssl-kd\npipeline_tag: image-classification\n")
     for said in (
         "# small: resnet8, trained by dml on digits", "19,810 parameters and",
-        f"{summary['macs']['small']:,} multiply-adds", noted["train"]["labels"], noted["test"]["samples"],
+        f"{summary['macs']['small']:,} multiply-adds", noted["train"]["labels"], noted["test"]["contents"],
         "res (resnet18)", "| seed | 0 |", "ssl-kd train epochs=2 batch_size=24", "'peers={small:",
         f"{100 * summary['peers']['small']['top1']:.1f}", "the same network before training", "raw pixels",
         f"{100 * summary['baselines']['pixels']['knn']['20']:.1f}", "on a held-out 0.2 of the train split",
@@ -367,7 +367,7 @@ def test_weights_that_are_not_finite_are_not_exported(runs, tmp_path):
     save_file(saved, path)
     state = json.loads((path.parent / "state.json").read_text())
     (path.parent / "state.json").write_text(json.dumps(state | {"files": {}}))
-    with pytest.raises(InputError, match="are not finite"):
+    with pytest.raises(InputError, match="infinite or not a number"):
         export(str(folder), odd.split(".")[1])
 
 

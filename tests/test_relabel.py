@@ -212,7 +212,7 @@ class Claim:
         ("l.npy", None, lambda path: text(path, "0 1 2"), "l.npy cannot be read"),
         ("l.npz", None, lambda path: np.savez(path, a=LABELS, b=LABELS), "says which to take of a, b"),
         ("l.npz", "c", lambda path: np.savez(path, aa=LABELS, b=LABELS), 'no "c"; there are: aa, b'),
-        ("l.npz", "a", lambda path: np.savez(path, a=np.array([Harm()] * 12)), "or holds more than numbers"),
+        ("l.npz", "a", lambda path: np.savez(path, a=np.array([Harm()] * 12)), "it holds objects"),
         ("l.npz", None, lambda path: text(path, "no archive"), "l.npz cannot be read"),
         ("l.csv", None, lambda path: text(path, "a,b\n1,2\n"), "labels.key names one of: a, b"),
         ("l.csv", "worst", lambda path: text(path, "a,worse\n1,2\n"), 'did you mean "worse"?'),

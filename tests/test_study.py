@@ -153,7 +153,7 @@ def test_a_published_study_can_be_carried_out_as_it_stands(path, capsys):
     ("text", "sentence"),
     [
         (None, "there is no file study.yaml"),
-        ("groups: [", "study.yaml is not YAML"),
+        ("groups: [", "study.yaml cannot be read (line 2"),
         ("seeds: 3", "study.yaml needs groups"),
         (STUDY + "\njobs: 2", '"jobs" is not an option'),
         (STUDY.replace("method=dogo", "method=doge"), "study.yaml, group pair: there is no method"),

@@ -38,7 +38,7 @@ def names(source: Source) -> list[str] | None:
     if given is None:
         return None
     every = given()
-    return [every[i] for i in at.tolist()]
+    return None if every is None else [every[i] for i in at.tolist()]
 
 
 def sizes(source: Source) -> np.ndarray:

@@ -26,18 +26,14 @@ def data(network: Deployed) -> str:
         said = noted.get(part)
         if isinstance(said, dict):
             shape = " x ".join(map(str, said.get("shape") or []))
-            rows.append(
-                (
-                    part,
-                    *(text(v) for v in (said.get("images"), shape, said.get("labels"), said.get("samples"))),
-                )
-            )
+            content = said.get("contents", said.get("samples"))  # before 0.3, of some images
+            rows.append((part, *(text(v) for v in (said.get("images"), shape, said.get("labels"), content))))
     if not rows:
         return f"## Data\n\n{text(data_name(network))}; the run did not note more of it."
-    head = ("split", "images", "shape", "SHA-256 of the labels", "SHA-256 of samples")
+    head = ("split", "images", "shape", "hash of the labels", "hash of the images")
     return (
-        f"## Data\n\n{text(data_name(network))}. The hashes (16 digits) tell whether data are the same: of "
-        "all labels, and of up to 64 evenly spaced images.\n\n" + table(head, rows)
+        f"## Data\n\n{text(data_name(network))}. The hashes tell whether data are the same: of all labels, "
+        "and of the contents of the images.\n\n" + table(head, rows)
     )
 
 

@@ -30,7 +30,7 @@ def home(name: str) -> Path:
 def npz(path: str, labels: bool = True) -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8)
     said = {f"{part}_labels": np.arange(64) % 2 for part in ("train", "test")} if labels else {}
-    np.savez(home(path), train_images=images, test_images=images, **said)
+    np.savez(home(path), train_images=images, test_images=255 - images, **said)
 
 
 def yaml(name: str, text: str) -> None:

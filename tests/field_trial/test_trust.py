@@ -122,7 +122,7 @@ CASES = [
     Case("configs-weights", "configs/ lets torchvision load weights", ["show", "recipe=own2"],
          r'"torchvision.models.resnet18" \(recipe\), with weights=DEFAULT, which reads files or an address',
          lambda: configs("recipe", "own2", "_target_: torchvision.models.resnet18\nweights: DEFAULT\n")),
-    Case("trust-nothing", "trust of no run", ["trust", "home"], "neither a run folder nor a folder of"),
+    Case("trust-nothing", "trust of no run", ["trust", "home"], "nor an export, nor a folder of configs"),
     Case("trust-no-folder", "trust of nothing", ["trust"], "takes one folder, as in ssl-kd trust runs/a"),
     Case("trust-option", "an unknown option", ["trust", "x", "force=true"], 'no.* option of trust'),
 ]  # fmt: skip
