@@ -619,7 +619,7 @@ def test_the_command_refuses_an_unknown_option(tmp_path):
 
 def test_a_run_folder_may_have_an_equals_sign_in_its_name(tmp_path, no_page):
     folders = [*solo(tmp_path, range(2), name="rate=0.1"), *pair(tmp_path, range(2))]
-    assert main([*folders, "base=rate=0.1"]) == 0
+    assert main([*folders, "base=rate=0.1", f"out={tmp_path}"]) == 0
 
 
 def evaluate(folder: str, probe: str, found: dict, protocol: dict, checkpoint: str = "last") -> None:
