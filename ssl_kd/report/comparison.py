@@ -13,8 +13,8 @@ from ssl_kd.compare.words import HEADLINES
 from ssl_kd.evaluate import scored_on
 from ssl_kd.report import blocks, options, theme
 from ssl_kd.report.blocks import Chart
-from ssl_kd.report.charts import Point, finish, unchecked, vega_lite
-from ssl_kd.report.comparison_charts import forest, forest_height, ranges, reach, runs
+from ssl_kd.report.charts import Point, unchecked, vega_lite
+from ssl_kd.report.comparison_charts import forest, ranges, reach, runs
 from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
 from ssl_kd.run import Run
@@ -101,7 +101,7 @@ def _forests(comparison: Comparison) -> dict[Peer, dict[str, Any]]:
     """The chart of each peer."""
     extent = reach(comparison.differences)
     return {
-        peer: finish(forest(own, [label(d.score) for d in own], extent, i + 1), forest_height(len(own)))
+        peer: forest(own, [label(d.score) for d in own], extent, i + 1)
         for i, (peer, own) in enumerate(_by_peer(comparison.differences).items())
     }
 

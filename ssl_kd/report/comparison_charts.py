@@ -1,7 +1,9 @@
 """Charts of a comparison: differences with their intervals, the runs one by one, their curves."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -23,10 +25,13 @@ def reach(differences: Sequence["Difference"]) -> float:
     return 100 * max([*ends, *(min(b, 1.5 * max(ends, default=1)) for b in bands), 0.005]) * 1.08
 
 
-def forest(differences: Sequence["Difference"], names: Sequence[str], extent: float, number: int) -> Any:
+def forest(
+    differences: Sequence["Difference"], names: Sequence[str], extent: float, number: int
+) -> dict[str, Any]:
     """A row for each score of one peer: interval and mean, the seeds, 0, and what would have been missed.
 
-    names: of the scores, in the order of the differences. extent: see `reach`. number: of the series.
+    names: of the scores, in the order of the differences. extent: see `reach`. number: of the series, another
+    for each chart of a page.
     """
     rows = [_row(d, name, extent) for d, name in zip(differences, names, strict=True)]
     seeds = [
@@ -34,32 +39,40 @@ def forest(differences: Sequence["Difference"], names: Sequence[str], extent: fl
         for d, name in zip(differences, names, strict=True)
         for value, seed in zip(d.values, d.seeds, strict=True)
     ]
+    bounded = [row for row in rows if row["low"] is not None]
+    spec = copy.deepcopy(_forest(tuple(names), extent, theme.series(number)))
+    for layer in spec["layer"]:
+        layer["data"]["name"] += f"-{number}"  # a plot of several charts has all their data
+    data = {"bounded": bounded, "zero": [{"zero": 0}], "seeds": seeds, "rows": rows}
+    spec["datasets"] = {f"{name}-{number}": values for name, values in data.items()}
+    return spec
+
+
+@lru_cache(maxsize=64)
+def _forest(names: tuple[str, ...], extent: float, colour: str) -> dict[str, Any]:
+    """Without its data: altair takes 50 ms for a chart, and a comparison of many groups has many alike."""
+    bounded, zero, seeds, rows = map(alt.NamedData, ("bounded", "zero", "seeds", "rows"))
     y = alt.Y("score:N", sort=None, title=None, scale=alt.Scale(domain=list(names)))
     scale = alt.Scale(domain=[-extent, extent], nice=False)
     x = alt.X("mean:Q", scale=scale, title="difference, points", axis=SIGNED)
     low, value = (
         alt.X(f"{f}:Q", scale=scale, title="difference, points", axis=SIGNED) for f in ("low", "value")
     )
-    bounded = [row for row in rows if row["low"] is not None]
-    colour = theme.series(number)
     tooltip = [alt.Tooltip("score:N", title=" "), "difference:N", "interval:N", "detectable:N", "seeds:N"]
-    bands = alt.Chart(values(bounded)).mark_bar(color="var(--rule)", height=BAND, cornerRadius=3, opacity=0.7)
-    intervals = alt.Chart(values(bounded)).mark_rule(color=colour, strokeWidth=3, strokeCap="round")
-    means = alt.Chart(values(rows)).mark_point(filled=True, size=110, opacity=1, color=colour)
-    dots = alt.Chart(values(seeds)).mark_point(
-        size=26, opacity=0.9, color=colour, fill="var(--paper)", strokeWidth=1
-    )
-    return alt.layer(
+    bands = alt.Chart(bounded).mark_bar(color="var(--rule)", height=BAND, cornerRadius=3, opacity=0.7)
+    intervals = alt.Chart(bounded).mark_rule(color=colour, strokeWidth=3, strokeCap="round")
+    means = alt.Chart(rows).mark_point(filled=True, size=110, opacity=1, color=colour)
+    dots = alt.Chart(seeds).mark_point(size=26, opacity=0.9, color=colour, fill="var(--paper)", strokeWidth=1)
+    chart = alt.layer(
         bands.encode(
             x=alt.X("left:Q", scale=scale, title="difference, points", axis=SIGNED), x2="right:Q", y=y
         ),
-        alt.Chart(values([{"zero": 0}]))
-        .mark_rule(color="var(--text)")
-        .encode(x=alt.X("zero:Q", scale=scale, axis=SIGNED)),
+        alt.Chart(zero).mark_rule(color="var(--text)").encode(x=alt.X("zero:Q", scale=scale, axis=SIGNED)),
         intervals.encode(x=low, x2="high:Q", y=y),
         dots.encode(x=value, y=y, tooltip=["seed:Q", alt.Tooltip("value:Q", title="points", format="+.2f")]),
         means.encode(x=x, y=y, tooltip=tooltip),
     )
+    return finish(chart, forest_height(len(names)))
 
 
 def forest_height(rows: int) -> int:

@@ -4,10 +4,10 @@ What is read may be anybody's. A pipe in place of a file would be waited on for 
 fill any memory, and of two entries of a name the libraries take the last without a word.
 """
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ CONFIG = 1 << 20  # bytes of a file of options; ours have some 10 KiB
 RECORD = 16 << 20  # of what a run notes: scores, environments, states
 LINE = 1 << 20  # of one line of metrics
 MOST_DEEP = 64  # mappings and lists within each other
+_RESOLVERS = "yaml_implicit_resolvers"
 MOST_NODES = 100_000  # values of a YAML file, with what its aliases stand for
 
 
@@ -101,7 +102,7 @@ def lines_of(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def yaml_of(path: str | Path, plain: bool = False) -> Any:
-    """What a YAML file says, in mappings, lists and values; None for an empty one. Raises InputError.
+    """What a YAML file says, in mappings, lists and values; {} for an empty one. Raises InputError.
 
     plain: refuses aliases too, where nobody needs them.
     """
@@ -110,38 +111,43 @@ def yaml_of(path: str | Path, plain: bool = False) -> Any:
 
 def from_yaml(text: str, where: object, plain: bool = False) -> Any:
     """What YAML text says. where: that it is from, for messages. Raises InputError."""
-    from omegaconf import OmegaConf
+    from yaml import YAMLError, load
 
-    found = _loaded(text, where, plain)
-    return OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
+    try:
+        check_yaml(text, plain)
+        found = load(text, _loader())
+    except YAMLError as error:
+        raise InputError(f"{where} cannot be read ({_reason(error)})") from error
+    except RecursionError as error:
+        raise InputError(f"{where} cannot be read (it is nested too deeply)") from error
+    except (ValueError, TypeError, OverflowError) as error:  # ours, and of numbers and keys that Python lacks
+        raise InputError(f"{where} cannot be read ({' '.join(str(error).split())})") from error
+    return {} if found is None else found
 
 
 def config_of(path: str | Path, plain: bool = False) -> "DictConfig | ListConfig":
     """What a YAML file says, as a config; an empty one for an empty file. Raises InputError."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    found = _loaded(text_of(path, CONFIG), path, plain)
-    if not OmegaConf.is_config(found):
+    found = yaml_of(path, plain)
+    if not isinstance(found, dict | list):
         raise InputError(f"{path} holds no lines of key: value")
-    return found
-
-
-def _loaded(text: str, where: object, plain: bool) -> Any:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
     try:
-        check_yaml(text, plain)
-        # by omegaconf, for whom 1e-3 is a number and a date is text; refuses a key that is there twice
-        return OmegaConf.load(io.StringIO(text))
-    except YAMLError as error:
-        raise InputError(f"{where} cannot be read ({_reason(error)})") from error
-    except RecursionError as error:
-        raise InputError(f"{where} cannot be read (it is nested too deeply)") from error
-    except OSError:  # what omegaconf says of a single word or number
-        return text.strip()
-    except Exception as error:  # ours, and omegaconf's for values that it does not know
-        raise InputError(f"{where} cannot be read ({' '.join(str(error).split())})") from error
+        return OmegaConf.create(found)
+    except OmegaConfBaseException as error:  # of a key, or of braces that say nothing
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+@cache
+def _loader() -> Any:
+    """As omegaconf reads, for whom 1e-3 is a number and a date is text; by libyaml where that is there."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    theirs = get_yaml_loader()
+    quick = getattr(yaml, "CSafeLoader", None)
+    return theirs if quick is None else type("Loader", (quick,), {_RESOLVERS: getattr(theirs, _RESOLVERS)})
 
 
 def check_yaml(text: str, plain: bool = False) -> None:

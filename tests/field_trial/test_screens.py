@@ -292,7 +292,7 @@ new (require("vm").Script)(bundle).runInThisContext();
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
 def test_the_charts_are_drawn_where_nothing_may_be_compiled():
     """The policy forbids to compile what stands in a chart, so that Vega has to interpret it."""
-    from ssl_kd.report.charts import finish, lines
+    from ssl_kd.report.charts import lines
     from ssl_kd.report.comparison_charts import forest
     from ssl_kd.report.page import HERE, _scripts
     from ssl_kd.report.theme import styles
@@ -300,7 +300,7 @@ def test_the_charts_are_drawn_where_nothing_may_be_compiled():
     assert re.search(r"options = \{[^}]*\bast: true", (HERE / "page.js").read_text())
     found = Difference("g", "a", "a", "linear", 0.01, -0.01, 0.03, 0.02, 0.71, 0.7, (0, 1), (0.0, 0.02))
     curves = lines({"a": [(0, 1), (1, 2)], "b": [(0, 2), (1, 5)]}, styles("ab"))
-    for name, spec in (("one", curves), ("two", finish(forest([found], ["linear"], 4.0, 1), 30))):
+    for name, spec in (("one", curves), ("two", forest([found], ["linear"], 4.0, 1))):
         Path(f"{name}.json").write_text(json.dumps(spec))
     Path("bundle.js").write_text(_scripts()[0])
     node = ["node", "--disallow-code-generation-from-strings", "-e", _BROWSER]
