@@ -287,14 +287,6 @@ def parameters(peer: nn.Module) -> int:
     return sum(p.numel() for p in getattr(peer, "backbone", peer).parameters())
 
 
-def scored_on(config: DictConfig) -> str:
-    """Which images the scores are of."""
-    held, other = config.get("hold_out"), called(config)
-    whole = " in whole groups" if config.get("hold_out_group") is not None else ""
-    split = f"a held-out {held} of the train split{whole}" if held is not None else "the test split"
-    return f"{split} of {other}" if other else split
-
-
 def _missing(config: DictConfig, data: Data) -> str:
     name, scored = called(config) or config.data.name, data.scored
     if not _labelled(scored.train):

@@ -78,3 +78,11 @@ def _said(plain: Any) -> dict[str, Any]:
         return {"name": "arrays", "path": plain}
     near = nearest(plain, choices("data"))
     raise InputError(f'probe.data: "{plain}" is neither a folder, nor an .npz file, nor data; {near}')
+
+
+def scored_on(config: DictConfig) -> str:
+    """Which images the scores are of."""
+    held, other = config.get("hold_out"), called(config)
+    whole = " in whole groups" if config.get("hold_out_group") is not None else ""
+    split = f"a held-out {held} of the train split{whole}" if held is not None else "the test split"
+    return f"{split} of {other}" if other else split

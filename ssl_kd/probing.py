@@ -19,8 +19,9 @@ from ssl_kd.data import Supervised
 from ssl_kd.data.adapt import as_channels
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.evaluate import Evaluator, scored_on
+from ssl_kd.evaluate import Evaluator
 from ssl_kd.finished import Finished, load
+from ssl_kd.labelled import scored_on
 from ssl_kd.monitor import figures
 from ssl_kd.probes import Features, linear
 from ssl_kd.probes.few_labels import few_labels

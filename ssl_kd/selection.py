@@ -12,7 +12,8 @@ from ssl_kd.data import Data
 from ssl_kd.encoder import Encoder, encoders
 from ssl_kd.engine import Result
 from ssl_kd.errors import InputError
-from ssl_kd.evaluate import Evaluator, needed, parameters, scored_on
+from ssl_kd.evaluate import Evaluator, needed, parameters
+from ssl_kd.labelled import scored_on
 from ssl_kd.monitor import Monitor
 from ssl_kd.run import Run
 from ssl_kd.watchers import Logger, Prober

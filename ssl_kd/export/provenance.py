@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_kd.evaluate import scored_on
 from ssl_kd.export.deployed import Deployed
 from ssl_kd.export.markdown import fence, table, text
+from ssl_kd.labelled import scored_on
 from ssl_kd.saved import SINGLES, changes, command, environments, probe_of, read_scores
 from ssl_kd.system.documents import mapping_of
 

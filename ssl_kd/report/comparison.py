@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from ssl_kd.compare import Comparison, Difference, conclusion, label, points, scored, scores
 from ssl_kd.compare.words import HEADLINES
-from ssl_kd.evaluate import scored_on
+from ssl_kd.labelled import scored_on
 from ssl_kd.report import blocks, options, theme
 from ssl_kd.report.blocks import Chart
 from ssl_kd.report.charts import Point, unchecked, vega_lite
 from ssl_kd.report.comparison_charts import forest, ranges, reach, runs
 from ssl_kd.report.figures import short
 from ssl_kd.report.page import Page, Section, write
-from ssl_kd.run import Run
+from ssl_kd.saved import read_lines
 from ssl_kd.system.paths import expand
 from ssl_kd.system.text import printable_values
 from ssl_kd.system.writing import write_whole
@@ -218,7 +218,7 @@ def _means(named: dict[str, list[tuple[int, float]]]) -> str:
 def _probed(folder: str) -> dict[str, dict[str, list[Point]]]:
     """HEADLINES of a run's probes: score -> peer -> (epoch, per cent)."""
     found: dict[str, dict[str, list[Point]]] = {}
-    for line in Run(folder).metrics():
+    for line in read_lines(Path(folder) / "metrics.jsonl"):
         for peer, own in (line.get("peers") or {}).items():
             for score, value in scores(own).items():
                 if score in HEADLINES:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ssl_kd.evaluate import scored_on
 from ssl_kd.finished import Finished, load
+from ssl_kd.labelled import scored_on
 from ssl_kd.report.log import Log
 from ssl_kd.report.log import read as read_log
 from ssl_kd.saved import environments, read_scores
