@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Of several test processes none takes more than its share of the cores, nor do those it starts."""
+    """Of several test processes none takes more than its share of the cores, nor do those it starts.
+
+    A closed terminal ends a training also where the tests themselves were started under nohup.
+    """
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if os.environ.get("PYTEST_XDIST_WORKER"):
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         share = max(1, (os.cpu_count() or 1) // count)
