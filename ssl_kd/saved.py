@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
-from ssl_kd.system.documents import config_of, json_of, lines_of, mapping_of
+from ssl_kd.system.documents import as_config, json_of, lines_of, mapping_of, yaml_of
 from ssl_kd.values import VALUES, check, check_whole
 
 NEEDED = ("seed", "epochs", "batch_size", "peers", "terms", "recipe", "data", "probe")
@@ -27,18 +27,20 @@ def read_config(folder: str | Path) -> DictConfig:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.yaml")
-    config = config_of(path, plain=True)
-    if not isinstance(config, DictConfig):
-        raise InputError(f"{path} is a list, not the config of a run")
-    lacking = [key for key in NEEDED if key not in config]
+    found = yaml_of(path, plain=True)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} has no lines of key: value; it is not the config of a run")
+    lacking = [key for key in NEEDED if key not in found]
     if lacking:
         raise InputError(f'{path} has no "{lacking[0]}"; it is not the config of a run')
-    if "${" in str(OmegaConf.to_container(config)):  # quicker than its YAML
+    if "${" in str(found):
         raise InputError(f"{path} refers to something else by ${{...}}, which the config of a run never does")
     try:
-        check_whole(config)
+        check_whole(found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    config = as_config(found, path)
+    assert isinstance(config, DictConfig)
     return config
 
 

@@ -177,16 +177,16 @@ ENCODER = {
 }
 
 
-def check(config: DictConfig, rules: Mapping[str, Kind]) -> None:
+def check(config: DictConfig | Mapping[str, Any], rules: Mapping[str, Kind]) -> None:
     """Refuses the first value that is not of its kind; what is interpolated is known later. InputError."""
     _check(_plain(config), rules, "")
 
 
-def check_whole(config: DictConfig) -> None:
+def check_whole(config: DictConfig | Mapping[str, Any]) -> None:
     """Everything that can be said of a composed config. Raises InputError."""
-    check(config, SHAPES)
-    check(config, VALUES)
     plain = _plain(config)
+    check(plain, SHAPES)
+    check(plain, VALUES)
     if _ours(plain["data"], "data"):
         _check(plain["data"], SOURCE, "data.")
     for pattern in ("optim.rate", "peers.*.optim.rate"):
@@ -226,7 +226,9 @@ def _check(plain: Mapping[str, Any], rules: Mapping[str, Kind], where: str) -> N
                 raise _refusal(where + key, value, kind.says)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(config, dict):
+        return config
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return plain

@@ -1,11 +1,13 @@
 """The pages: what is in them, that they stand alone, and that a browser draws them without a word."""
 
+import html
 import itertools
 import json
 import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from ssl_kd.compare import Comparison, Difference, Entry, Group
 from ssl_kd.config import compose
 from ssl_kd.errors import InputError
 from ssl_kd.report import comparison_page, main, run_page
+from ssl_kd.report import page as page_module
+from ssl_kd.report.comparison import PANELS
 from ssl_kd.report.curves import looks
 from ssl_kd.report.embeddings import project, spaced, turned
 from ssl_kd.report.figures import called, cell, leaves, short
@@ -205,6 +209,33 @@ def test_a_comparison_gets_a_page_and_a_plot_that_stands_alone(tmp_path):
     assert "0 of 4 differences have an interval" in text and "pair trains two networks." in text
     assert "<pair>" not in text and "&lt;pair&gt;" in text and "-1.0 to +3.0" in text and "2.00" in text
     assert plot.startswith("<svg") and "var(--" not in plot and "href" not in plot
+
+
+def test_the_plot_of_many_peers_has_a_row_for_each_and_a_chart_for_each_score(tmp_path):
+    few, drawn = comparison(tmp_path), tmp_path / "out/comparison.svg"
+    many = [
+        replace(d, peer=f"{d.peer}-{number}") for number in range(PANELS // 2 + 1) for d in few.differences
+    ]
+    comparison_page(replace(few, differences=tuple(many)), drawn.parent)
+    said = re.findall(r">([^<>]+)</text>", drawn.read_text())
+    assert said.count("kNN 20") == said.count("linear") == 1
+    assert [text for text in said if "resnet8" in text] == [
+        html.escape(f"<pair>, {d.peer} against resnet8")
+        for d in [*many[::2], *many[1::2]]  # of one score, then of the other
+    ]
+
+
+def test_the_script_of_the_charts_is_made_once_and_a_damaged_one_again(tmp_path, monkeypatch):
+    made = iter(["first", "second", "third", "fourth"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda *_, **__: f"the {next(made)} </script")
+    script = page_module._bundle.__wrapped__
+    assert script() == script() == "the first <\\/script"
+    (kept,) = (tmp_path / "ssl_kd/scripts").iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    for damaged, now in ((b"", "second"), (b"// no line", "third"), (b"// sha256 0\nevil", "fourth")):
+        kept.write_bytes(damaged)
+        assert script() == script() == f"the {now} <\\/script"
 
 
 def test_one_seed_is_shown_without_an_interval(tmp_path):

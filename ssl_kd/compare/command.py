@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
 
 def plain(comparison: Comparison) -> dict[str, Any]:
     """Everything in a comparison as JSON takes it: NaN is None; compute also relative to the base."""
-    found = _plain(dataclasses.asdict(comparison))
+    found = _plain(comparison)
     for group in found["groups"]:
         own, base = group["compute"], found["groups"][0]["compute"]
         group["relative_compute"] = own / base if own and base else None
@@ -61,6 +61,8 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
+    if dataclasses.is_dataclass(value):  # not asdict, which copies every config in it
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -19,9 +19,10 @@ _NO_PROTOCOL = ("every", "baselines", "batch_size", "select")
 def check_comparable(entries: Sequence[Entry]) -> list[str]:
     """Refuses other data and another protocol; notes the options that only one version of ssl_kd has."""
     first, odd = entries[0], []
+    of_first = {settings: settings(first) for settings in (_data, _protocol)}
     for entry in entries[1:]:
         for settings, what in ((_data, "saw different data"), (_protocol, "were scored differently")):
-            a, b = settings(first), settings(entry)
+            a, b = dict(of_first[settings]), settings(entry)
             if settings is _protocol:
                 _add_common(a, b, first.summary.get("protocols", {}), entry.summary.get("protocols", {}))
             for key in (key for key in {**a, **b} if a.get(key) != b.get(key)):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_kd.errors import InputError
+from ssl_kd.system.paths import cache_folder
 from ssl_kd.system.writing import write_whole
 
 MOST_BYTES = 256 << 20  # of all cache files together; the oldest go first
@@ -55,9 +56,7 @@ class HashCache:
 
 
 def folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    home = Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.cache"))
-    return home / "ssl_kd" / "hashes"
+    return cache_folder() / "hashes"
 
 
 def key_of(path: str, found: os.stat_result) -> bytes:

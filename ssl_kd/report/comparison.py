@@ -24,6 +24,7 @@ from ssl_kd.system.writing import write_whole
 
 CHARTS = 6  # scores whose runs are drawn one by one
 WIDTH = 460  # pixels of the plot that stands alone
+PANELS = 12  # peers above which it has a row for each of them, in a chart for each of HEADLINES
 READING = (
     "The thick line is the 95 % interval of the mean, the large dot the mean, each small ring one seed. A "
     "true difference inside the pale band would probably have been missed with so few seeds."
@@ -66,17 +67,29 @@ def plot(comparison: Comparison, forests: Mapping[Peer, dict[str, Any]]) -> str:
     """The differences as one SVG that stands alone, in light colours. forests: the chart of each peer."""
     import vl_convert
 
+    drawn = {_title(peer): chart for peer, chart in forests.items()}
     parts: list[Any] = []
     data: dict[str, Any] = {}
-    for peer, chart in forests.items():
+    for name, chart in (drawn if len(drawn) <= PANELS else _by_score(comparison)).items():
         data |= chart.get("datasets", {})
         own = {key: value for key, value in chart.items() if key not in ("$schema", "datasets", "autosize")}
-        parts.append({**own, "width": WIDTH, "title": _title(peer)})
+        parts.append({**own, "width": WIDTH, "title": name})
     title = f"Difference from {comparison.groups[0].name}, with 95 % intervals over the seeds"
     spec: dict[str, Any] = {"vconcat": parts, "datasets": data, "$schema": alt.SCHEMA_URL}
     spec["title"] = {"text": title, "fontSize": 15, "offset": 16}
     spec["config"] = {**theme.vega(), "background": "var(--paper)", "padding": 12}
     return vl_convert.vegalite_to_svg(printable_values(theme.plain(spec)), vl_version=vega_lite())
+
+
+def _by_score(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """A chart of all peers for each of HEADLINES that there is; else for the first score."""
+    found = list(dict.fromkeys(d.score for d in comparison.differences))
+    extent, charts = reach(comparison.differences), {}
+    for i, score in enumerate([score for score in HEADLINES if score in found] or found[:1]):
+        own = [d for d in comparison.differences if d.score == score]
+        names = [_title((d.group, d.peer, d.base_peer)) for d in own]
+        charts[label(score)] = forest(own, names, extent, i + 1)
+    return charts
 
 
 def _answer(comparison: Comparison) -> Section:

@@ -1,6 +1,7 @@
 """One HTML file that needs nothing else: no network, no server, no other file."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import re
@@ -11,8 +12,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ssl_kd import __version__
+from ssl_kd.errors import InputError
 from ssl_kd.report import theme
 from ssl_kd.report.blocks import script_json, templates
+from ssl_kd.system.documents import text_of
+from ssl_kd.system.paths import cache_folder
 from ssl_kd.system.text import printable
 from ssl_kd.system.writing import write_whole
 
@@ -89,10 +93,23 @@ def _seen(html: str) -> str:
 
 @functools.cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, about 0.9 MB."""
+    """Vega, Vega-Lite and Vega-Embed as one script, about 0.9 MB; kept, since it takes 1.5 s to make."""
     import vl_convert
 
     from ssl_kd.report.charts import vega_lite
 
+    kept = cache_folder() / "scripts" / f"vega-lite-{vega_lite()}-vl_convert-{vl_convert.__version__}.js"
+    with contextlib.suppress(InputError):  # not there, damaged, or anything but a file
+        said, _, script = text_of(kept).partition("\n")
+        if said == _digest(script):
+            return script
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite())
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    script = script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    with contextlib.suppress(OSError, InputError):  # it is made again
+        write_whole(kept, f"{_digest(script)}\n{script}", mode=0o600)
+    return script
+
+
+def _digest(script: str) -> str:
+    """The first line of a script that is kept, by which damage is noticed."""
+    return f"// sha256 {hashlib.sha256(script.encode()).hexdigest()}"

@@ -127,10 +127,14 @@ def from_yaml(text: str, where: object, plain: bool = False) -> Any:
 
 def config_of(path: str | Path, plain: bool = False) -> "DictConfig | ListConfig":
     """What a YAML file says, as a config; an empty one for an empty file. Raises InputError."""
+    return as_config(yaml_of(path, plain), path)
+
+
+def as_config(found: Any, path: str | Path) -> "DictConfig | ListConfig":
+    """What was read from the file `path`, as a config. Raises InputError for what can be none."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    found = yaml_of(path, plain)
     if not isinstance(found, dict | list):
         raise InputError(f"{path} holds no lines of key: value")
     try:

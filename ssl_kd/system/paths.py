@@ -43,6 +43,12 @@ def expand(path: str | os.PathLike[str]) -> Path:
     raise InputError(f"{text}: {who}; a file or folder of that very name is ./{text}")
 
 
+def cache_folder() -> Path:
+    """What may be deleted at any time lies there: $XDG_CACHE_HOME/ssl_kd, or ~/.cache/ssl_kd."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.cache"))) / "ssl_kd"
+
+
 def is_path(key: str) -> bool:
     """Whether the option is a path."""
     return _PATTERNS.fullmatch(key) is not None
