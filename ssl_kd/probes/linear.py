@@ -11,7 +11,8 @@ from ssl_kd.errors import InputError
 from ssl_kd.probes.features import Features, labelled
 from ssl_kd.streams import generator
 
-MEMORY = 100  # pairs that L-BFGS keeps, of 2 * K * (D + 1) float64 each
+MEMORY = 100  # pairs that L-BFGS keeps, of 3 * K * (D + 1) float32 each,
+MEMORY_BYTES = 128 << 20  # as long as they take no more than that
 ROUGH = 1e-6  # tolerance of the fits that only choose a penalty
 ROWS = 2048  # at once, where float32 rows are summed in float64
 
@@ -98,25 +99,32 @@ def minimise(
     solution = start.clone()
     logits = _logits(rows, solution)
     probabilities = logits.softmax(1)
+    spread = max((len(labels) - _dot(probabilities, probabilities)) / probabilities.numel(), 1e-12)
     gradient = _gradient(rows, labels, probabilities, penalty, solution)
-    spread = max(float((probabilities * (1 - probabilities)).mean()), 1e-12)
     precondition = _inverse_curvature(covariance, penalty, spread)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    scaled = precondition(gradient)
+    most = max(1, min(MEMORY, MEMORY_BYTES // (12 * gradient.numel())))
+    pairs: list[Pair] = []
     for _ in range(iterations):
-        direction = -_quasi_newton(gradient, pairs, precondition)
-        slope = float((gradient * direction).sum())
+        direction = _quasi_newton(gradient, scaled, pairs).neg_()
+        slope = _dot(gradient, direction)
         if -slope / 2 <= tolerance:
             break
         along = _logits(rows, direction)
-        length, probabilities = _line_search(logits, along, labels, penalty, solution, direction, slope)
-        step = length * direction
+        length = _line_search(logits, along, labels, penalty, solution, direction, slope, probabilities)
+        step = direction.mul_(length)
         solution += step
         logits.add_(along, alpha=length)
-        before, gradient = gradient, _gradient(rows, labels, probabilities, penalty, solution)
-        change = gradient - before
-        product = (step * change).sum()
+        change, scaled_change = gradient.neg_(), scaled.neg_()
+        gradient = _gradient(rows, labels, probabilities, penalty, solution)
+        scaled = precondition(gradient)
+        change += gradient
+        scaled_change += scaled
+        product = _dot(step, change)
         if product > 0:  # always, but for rounding: the objective is convex
-            pairs = [*pairs[1 - MEMORY :], (step, change, 1 / product)]
+            del pairs[: len(pairs) + 1 - most]
+            size = product / _dot(change, scaled_change)
+            pairs.append((step.float(), change.float(), scaled_change.float(), product, size))
     return solution
 
 
@@ -128,73 +136,98 @@ def _line_search(
     solution: Tensor,
     direction: Tensor,
     first: float,
-) -> tuple[float, Tensor]:
-    """A step length where the slope is at most a tenth of the `first`, and the probabilities (N, K) there.
+    probabilities: Tensor,
+) -> float:
+    """A step length where the slope is at most a tenth of the `first`; writes `probabilities` (N, K) there.
 
     logits, along: (N, K), of the solution and of the direction. Logits are linear in the weights, so Newton's
     method in one dimension, kept inside a bracket, needs no further pass over the rows.
     """
     target = float(along.gather(1, labels[:, None]).mean())
-    inner, square = float((solution * direction)[:-1].sum()), float(direction[:-1].square().sum())
+    inner, square = _dot(solution[:-1], direction[:-1]), _dot(direction[:-1], direction[:-1])
     low, high, length = 0.0, float("inf"), 1.0
     for _ in range(30):
-        probabilities = torch.add(logits, along, alpha=length).softmax(1)
-        weighted = probabilities * along  # (N, K)
-        mean = weighted.sum(1)  # (N,)
-        variance = float(weighted.flatten() @ along.flatten() - mean @ mean) / len(mean)
-        slope = float(mean.mean()) - target + penalty * (inner + length * square)
+        means, variance = [], 0.0
+        for here, there, part in zip(
+            logits.split(ROWS), along.split(ROWS), probabilities.split(ROWS), strict=True
+        ):
+            torch.softmax(torch.add(here, there, alpha=length), 1, out=part)
+            weighted = part * there
+            means.append(weighted.sum(1))
+            variance += float(weighted.flatten() @ there.flatten() - means[-1] @ means[-1])
+        variance /= len(logits)
+        slope = float(torch.cat(means).mean()) - target + penalty * (inner + length * square)
         if abs(slope) <= 0.1 * abs(first):
             break
         low, high = (length, high) if slope < 0 else (low, length)
         newton = min(length - slope / (variance + penalty * square), 4 * length)
         length = newton if low < newton < high else (low + high) / 2
-    return length, probabilities
+    return length
 
 
-def _quasi_newton(gradient: Tensor, pairs: Sequence, precondition: Callable[[Tensor], Tensor]) -> Tensor:
-    """The inverse curvature that `pairs` and `precondition` know of, times the gradient."""
-    result, shares = gradient, []
-    for step, change, inverse in reversed(pairs):
-        shares.append(inverse * (step * result).sum())
-        result = result - shares[-1] * change
-    result = precondition(result)
+# A step (D + 1, K), the change of the gradient on it, what the preconditioner makes of that, in float32;
+# step times change, and how much larger the inverse curvature is there than the preconditioner.
+Pair = tuple[Tensor, Tensor, Tensor, float, float]
+
+
+def _quasi_newton(gradient: Tensor, scaled: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """The inverse curvature that `pairs` and the preconditioner know of, times the gradient.
+
+    scaled: what the preconditioner makes of the gradient. It is linear, so each step applies it only once.
+    """
+    left, result, shares = gradient.clone(), scaled.clone(), []
+    for step, change, scaled_change, product, _ in reversed(pairs):
+        shares.append(_dot(left, step) / product)
+        left.sub_(change, alpha=shares[-1])
+        result.sub_(scaled_change, alpha=shares[-1])
+    del left
     if pairs:
-        step, change, inverse = pairs[-1]
-        result = result / (inverse * (change * precondition(change)).sum())
-    for step, change, inverse in pairs:
-        result = result + (shares.pop() - inverse * (change * result).sum()) * step
+        result *= pairs[-1][-1]
+    for step, change, _, product, _ in pairs:
+        result.add_(step, alpha=shares.pop() - _dot(result, change) / product)
     return result
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """The sum of the products, in float64, without another tensor of that size."""
+    return sum(float((x * y).sum()) for x, y in zip(a.split(ROWS // 8), b.split(ROWS // 8), strict=True))
 
 
 def _inverse_curvature(covariance: Tensor, penalty: float, spread: float) -> Callable[[Tensor], Tensor]:
     """x -> (spread * covariance + penalty)^-1 x on the weights, x / spread on the bias.
 
     spread: the mean of p (1 - p) over rows and classes; were it that of each, this is the inverse Hessian.
+    In float32, as a square, so that rounding makes no direction lead upwards.
     """
     curvature = spread * covariance
     # The covariance is right to float32: beyond that its smallest eigenvalues may be negative.
     curvature.diagonal().add_(penalty + 1e-6 * spread * float(covariance.trace()))
-    factor = torch.linalg.cholesky(curvature)
-    solve = torch.linalg.solve_triangular  # twice: for few columns much faster than cholesky_solve
+    factor = torch.linalg.cholesky(curvature).float()
+    del curvature
+    root = torch.linalg.solve_triangular(factor, torch.eye(len(factor)), upper=False)  # of the inverse
 
     def inverse(x: Tensor) -> Tensor:
-        return torch.cat([solve(factor.mT, solve(factor, x[:-1], upper=False), upper=True), x[-1:] / spread])
+        found = torch.empty_like(x)
+        found[:-1], found[-1] = root.T @ (root @ x[:-1].float()), x[-1] / spread
+        return found
 
     return inverse
 
 
 def _logits(rows: Tensor, solution: Tensor) -> Tensor:
-    return (rows @ solution[:-1].float()).double() + solution[-1]  # (N, K)
+    return (rows @ solution[:-1].float()).double().add_(solution[-1])  # (N, K)
 
 
 def _gradient(
     rows: Tensor, labels: Tensor, probabilities: Tensor, penalty: float, solution: Tensor
 ) -> Tensor:
-    residual = probabilities.clone()  # (N, K)
+    residual = probabilities  # (N, K), which nobody needs any more
     residual[torch.arange(len(labels)), labels] -= 1
     residual /= len(labels)
-    weight = (residual.T.float() @ rows).T.double() + penalty * solution[:-1]  # (D, K)
-    return torch.cat([weight, residual.sum(0, keepdim=True)])
+    found = torch.empty_like(solution)
+    torch.add((residual.T.float() @ rows).T, solution[:-1], alpha=penalty, out=found[:-1])
+    found[-1] = residual.sum(0)
+    return found
 
 
 def _accuracy(rows: Tensor, labels: Tensor, solution: Tensor) -> float:

@@ -94,11 +94,15 @@ def _seen(html: str) -> str:
 @functools.cache
 def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, about 0.9 MB; kept, since it takes 1.5 s to make."""
+    from importlib.metadata import version
+
     import vl_convert
 
     from ssl_kd.report.charts import vega_lite
 
-    kept = cache_folder() / "scripts" / f"vega-lite-{vega_lite()}-vl_convert-{vl_convert.__version__}.js"
+    kept = (
+        cache_folder() / "scripts" / f"vega-lite-{vega_lite()}-vl_convert-{version('vl-convert-python')}.js"
+    )
     with contextlib.suppress(InputError):  # not there, damaged, or anything but a file
         said, _, script = text_of(kept).partition("\n")
         if said == _digest(script):

@@ -78,9 +78,10 @@ def _confusion(run: Reported, said: Mapping[str, tuple[Tensor, Tensor]]) -> Sect
 
 def _mixed(matrix: Tensor) -> list[tuple[float, int, int, int]]:
     """(share of the true class, images, true, predicted), worst first."""
-    total = matrix.sum(1).clamp_min(1)
-    wrong = [(i, j) for i in range(len(matrix)) for j in range(len(matrix)) if i != j and matrix[i, j]]
-    found = [(float(matrix[i, j] / total[i]), int(matrix[i, j]), i, j) for i, j in wrong]
+    shares = (matrix / matrix.sum(1, keepdim=True).clamp_min(1)).tolist()
+    wrong = matrix.clone().fill_diagonal_(0).nonzero().tolist()
+    counts = matrix.tolist()
+    found = [(shares[i][j], counts[i][j], i, j) for i, j in wrong]
     return sorted(found, key=lambda entry: (-entry[0], -entry[1], entry[2:]))
 
 
