@@ -1,8 +1,6 @@
 """What this machine offers: device, threads, memory, precision, a compiler."""
 
-import ctypes
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +16,6 @@ from ssl_kd.launch import cores, said_threads
 
 NARROW = 8  # channels: what is narrower is slower, or worse, in channels last
 MOST_TOKENS = 512  # of attention that is faster in float32 than in bfloat16, on a CPU
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def set_threads(wanted: int | None) -> int:
@@ -28,18 +25,6 @@ def set_threads(wanted: int | None) -> int:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(wanted or max(1, cores() // local))
     return torch.get_num_threads()
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep what is freed, for the next step, instead of giving it back to the system.
-
-    A step on a CPU frees and asks again for gigabytes, in pieces so large that each would be mapped anew and
-    filled with zeros, page by page. For the whole process; glibc only, elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def lacks_memory(error: BaseException) -> str:

@@ -47,7 +47,6 @@ from ssl_kd.machine import (
     compile_networks,
     full_attention,
     full_convolutions,
-    keep_freed_memory,
     pick_device,
     pick_precision,
     set_threads,
@@ -63,6 +62,7 @@ from ssl_kd.show import dry_table
 from ssl_kd.signals import REQUEUE, Interrupted, Starved, Stop
 from ssl_kd.status import Status
 from ssl_kd.status import read as read_status
+from ssl_kd.system.allocator import keep_freed_memory
 from ssl_kd.trackers import Trackers, chosen, drawn
 from ssl_kd.trust import put_on_record
 from ssl_kd.watchers import Logger, Prober, Saver

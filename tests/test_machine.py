@@ -74,14 +74,14 @@ def test_a_step_never_waits_for_the_device():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own setting")
 def test_freed_memory_is_kept_and_not_mapped_anew():
-    """In a process of its own, since the setting stays: page faults of 20 tensors of 64 MiB."""
+    """In a process of its own, since the setting stays: page faults of 60 tensors of 64 MiB."""
     code = (
         "import resource, sys, torch\n"
-        "from ssl_kd.machine import keep_freed_memory\n"
+        "from ssl_kd.system.allocator import keep_freed_memory\n"
         "if sys.argv[1] == 'keep': keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(1 << 24); before = faults()\n"
-        "for _ in range(20): torch.ones(1 << 24)\n"
+        "for _ in range(60): torch.ones(1 << 24)\n"
         "print(faults() - before)"
     )
     root = str(Path(__file__).parent.parent)
@@ -90,6 +90,28 @@ def test_freed_memory_is_kept_and_not_mapped_anew():
         for side in ("keep", "give")
     }
     assert faults["keep"] < faults["give"] / 4  # the heap may still grow by a few at the start
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own setting")
+def test_large_pieces_are_given_back_where_that_is_asked_for():
+    """In a process of its own: MiB that stay of a tensor of 64 MiB between two others."""
+    code = (
+        "import torch\n"
+        "from ssl_kd.system.allocator import keep_freed_memory, large_pieces_given_back\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20\n"
+        "def left():\n"
+        "    before, piece = resident(), torch.ones(1 << 24)\n"
+        "    above = torch.ones(1 << 24)\n"
+        "    del piece\n"
+        "    return resident() - before - 64\n"
+        "keep_freed_memory()\n"
+        "with large_pieces_given_back(): print(left())\n"
+        "print(left())"
+    )
+    inside, outside = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1]
+    ).split()
+    assert int(inside) < 20 and int(outside) > 44
 
 
 def test_depthwise_convolutions_compute_in_float32_under_autocast_and_nothing_else_changes():

@@ -10,9 +10,10 @@ from torch import Tensor
 from ssl_kd.errors import InputError
 from ssl_kd.probes.features import Features, labelled
 from ssl_kd.streams import generator
+from ssl_kd.system.allocator import large_pieces_given_back
 
 MEMORY = 100  # pairs that L-BFGS keeps, of 3 * K * (D + 1) float32 each,
-MEMORY_BYTES = 128 << 20  # as long as they take no more than that
+MEMORY_BYTES = 96 << 20  # as long as they take no more than that
 ROUGH = 1e-6  # tolerance of the fits that only choose a penalty
 ROWS = 2048  # at once, where float32 rows are summed in float64
 
@@ -56,6 +57,11 @@ def linear(
     """
     if not penalties or not min(penalties) > 0:
         raise InputError(f"the linear probe needs penalties > 0, and was given {list(penalties)}.")
+    with large_pieces_given_back():
+        return _fitted(features, penalties, seed, iterations)
+
+
+def _fitted(features: Features, penalties: Sequence[float], seed: int, iterations: int) -> Linear:
     rows, labels, test, test_labels = labelled(features, "the linear probe")
     mean, std = _mean_std(rows)
     order = torch.randperm(len(rows), generator=generator("held-out", seed))
@@ -74,6 +80,7 @@ def linear(
         elif entropy > before:
             break
         before = entropy
+    del solution, logits  # each as large as the weights, or as the rows
     solution = minimise(rows, labels, chosen, start, covariance, iterations)
     accuracy = _accuracy((test - mean) / std, test_labels, solution)
     weight, bias = solution.float()[:-1].T.contiguous(), solution.float()[-1].clone()
@@ -124,7 +131,7 @@ def minimise(
         if product > 0:  # always, but for rounding: the objective is convex
             del pairs[: len(pairs) + 1 - most]
             size = product / _dot(change, scaled_change)
-            pairs.append((step.float(), change.float(), scaled_change.float(), product, size))
+            pairs.append((step.float(), change.float(), scaled_change, product, size))
     return solution
 
 
@@ -149,7 +156,7 @@ def _line_search(
     for _ in range(30):
         means, variance = [], 0.0
         for here, there, part in zip(
-            logits.split(ROWS), along.split(ROWS), probabilities.split(ROWS), strict=True
+            *(x.split(ROWS // 4) for x in (logits, along, probabilities)), strict=True
         ):
             torch.softmax(torch.add(here, there, alpha=length), 1, out=part)
             weighted = part * there
@@ -175,7 +182,7 @@ def _quasi_newton(gradient: Tensor, scaled: Tensor, pairs: Sequence[Pair]) -> Te
 
     scaled: what the preconditioner makes of the gradient. It is linear, so each step applies it only once.
     """
-    left, result, shares = gradient.clone(), scaled.clone(), []
+    left, result, shares = gradient.clone(), scaled.double(), []
     for step, change, scaled_change, product, _ in reversed(pairs):
         shares.append(_dot(left, step) / product)
         left.sub_(change, alpha=shares[-1])
@@ -194,7 +201,7 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _inverse_curvature(covariance: Tensor, penalty: float, spread: float) -> Callable[[Tensor], Tensor]:
-    """x -> (spread * covariance + penalty)^-1 x on the weights, x / spread on the bias.
+    """x -> (spread * covariance + penalty)^-1 x on the weights, x / spread on the bias; float32.
 
     spread: the mean of p (1 - p) over rows and classes; were it that of each, this is the inverse Hessian.
     In float32, as a square, so that rounding makes no direction lead upwards.
@@ -207,7 +214,7 @@ def _inverse_curvature(covariance: Tensor, penalty: float, spread: float) -> Cal
     root = torch.linalg.solve_triangular(factor, torch.eye(len(factor)), upper=False)  # of the inverse
 
     def inverse(x: Tensor) -> Tensor:
-        found = torch.empty_like(x)
+        found = torch.empty(x.shape)
         found[:-1], found[-1] = root.T @ (root @ x[:-1].float()), x[-1] / spread
         return found
 
