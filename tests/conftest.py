@@ -11,13 +11,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
+from tests import warm
+
 # What the oldest torch cannot do on a CPU; users are told in a sentence, or nothing changes for them.
 OLD_TORCH = not hasattr(torch.cpu.Stream, "record_event")
 newer_torch = pytest.mark.skipif(OLD_TORCH, reason="this torch cannot")
 
 
 # Files that take longest, longest first: begun late, one of them would keep the others waiting for it.
-LONG = "train distributed cli pages tutorials real_data durable testing study kills monitor export".split()
+LONG = "train distributed cli pages real_data durable testing study kills monitor export".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,6 +55,16 @@ def _fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     PartialState._reset_state()
+
+
+@pytest.fixture
+def warm_processes():
+    """Processes that commands start, and those that are compared, are forked from one that has torch.
+
+    For tests of what comes of them; how they are started, others test.
+    """
+    with warm.processes():
+        yield
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from tests.conftest import OLD_TORCH
 ROOT = Path(__file__).parent.parent
 SHORT = [
     "epochs=1",
-    "data.limit=32",
-    "batch_size=16",
+    "data.limit=16",
+    "batch_size=8",
     "probe.baselines=false",
     "probe.knn=[1]",
     "threads=1",
@@ -36,17 +36,23 @@ MORE = {
     "docs/tutorials/few-labels.md": ["data.limit=200", "batch_size=100"],
     "docs/tutorials/stages.md": ["data.limit=200"],
 }
-BRIEF = {"linear_sgd": ["epochs=1"], "finetune": ["epochs=1"], "robustness": ["limit=20", "severities=[1]"]}
+BRIEF = {
+    "few_labels": ["draws=2", "shares=[0.1]", "per_class=[1]"],
+    "linear_sgd": ["epochs=1"],
+    "finetune": ["epochs=1"],
+    "robustness": ["limit=20", "severities=[1]"],
+}
 ELSEWHERE = ("pip install", "-m venv", "source ", "#SBATCH", "srun ", "scontrol ", "ssh ")
 NEWER = ("format=onnx", "shared_out.py") if OLD_TORCH else ()  # what the oldest torch cannot
 LAUNCHERS = ("accelerate", "torchrun")
 KIT = "ssl_kd.testing"
+TUTORIALS = "docs/tutorials/"
 
 
 def pages() -> list[str]:
     """Every page that tells a reader what to type, from the top of the repository."""
     records = {"docs/results.md", "docs/performance.md", "docs/design.md"}  # of what was measured and decided
-    elsewhere = {"docs/tutorials/pretext/README.md"}  # in its own folder: test_tutorials
+    elsewhere = {"docs/tutorials/pretext/README.md"}  # in its own folder: stages/test_pretext_tutorial
     found = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/**/*.md"))]
     left = [name for name in found if name not in records | elsewhere and "docs/results/" not in name]
     return ["README.md", *left]

@@ -1,8 +1,6 @@
 """Watching without labels: what it measures, what it says, what it does, and that it is not hidden state."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 from ssl_kd import Cohort, Each, Edge, Encoder, Mutual
+from ssl_kd.cli import main as cli
 from ssl_kd.engine import fit
 from ssl_kd.errors import InputError
 from ssl_kd.losses import nt_xent, similarity_kl
@@ -211,6 +210,7 @@ def test_watch_is_the_same_from_python():
     assert issubclass(Collapsed, Exception)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_see_what_one_sees(tmp_path):
     words = [
         "peers={a: resnet8, b: resnet8}", "epochs=1", "batch_size=64", "data.limit=320", *QUIET,
@@ -219,9 +219,7 @@ def test_two_processes_see_what_one_sees(tmp_path):
     runs = {}
     for processes in (1, 2):
         run = tmp_path / str(processes)
-        command = [sys.executable, "-m", "ssl_kd", "train", *words, f"run={run}", f"processes={processes}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        assert cli(["train", *words, f"run={run}", f"processes={processes}"]) == 0
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         runs[processes] = [line["health"] for line in lines if "health" in line]
     assert len(runs[1]) == len(runs[2]) == 5

@@ -1,4 +1,7 @@
-"""What the README and the documentation tell a reader to type works, every block of every page."""
+"""What the README and the documentation tell a reader to type works, every block of every page.
+
+The tutorials are looked at by tests/stages.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from ssl_kd import cli
-from tests.pages import MORE, SHORT, pages, run
+from tests.pages import MORE, SHORT, TUTORIALS, pages, run
 
 # Runs that a page speaks of as already there: page -> name -> words of the training.
 PAIR = "peers={small: resnet8, other: resnet8}"
@@ -42,8 +45,12 @@ class GreyNoise(Noise):
         self.data = self.data[..., 0]
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", [page for page in pages() if not page.startswith(TUTORIALS)])
 def test_what_a_page_says_to_type_works(page, tmp_path, monkeypatch):
+    check(page, tmp_path, monkeypatch)
+
+
+def check(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _photographs(Path("photos"))
     for name, made in (("CIFAR10", Noise), ("CIFAR100", Noise), ("FashionMNIST", GreyNoise)):

@@ -45,6 +45,7 @@ def write(text: str = STUDY) -> None:
     Path("study.yaml").write_text(text)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_study_trains_every_group_and_seed_compares_them_and_repeats_nothing(capfd):
     write()
     assert main(["study", "study.yaml", "out=runs/s", "jobs=2"]) == 0
@@ -66,6 +67,7 @@ def test_a_study_trains_every_group_and_seed_compares_them_and_repeats_nothing(c
     assert "solo-0 belongs to another configuration (epochs: 1 there, 2 here)" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_one_run_that_fails_is_named_and_the_others_are_done(capfd):
     bad = "  pair: ['method=simclr', 'peers={a: resnet8}', 'optim.rate.peak=1e30']"
     text = "\n".join(bad if line.startswith("  pair") else line for line in STUDY.splitlines())
@@ -285,6 +287,7 @@ def test_runs_share_the_cores_and_take_no_more_than_the_user_says(said, jobs, th
     assert trained.threads == {threads}
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_what_others_refer_to_is_compared_only_as_a_base(monkeypatch):
     write(CHAIN)
     trained = Trained(monkeypatch)
@@ -313,6 +316,7 @@ def test_a_base_that_is_no_group_is_refused(base, monkeypatch, capsys):
     assert "base names" in said and "midle" in said
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_failure_keeps_back_what_refers_to_it_and_the_same_command_goes_on(monkeypatch, capsys):
     write(CHAIN)
     trained = Trained(monkeypatch, lambda name: int(name == "teacher-0"))
@@ -349,6 +353,7 @@ def test_an_at_sign_inside_a_value_means_nothing(place, capsys):
     assert f"peers.a.weights={place}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_student_of_a_study_starts_with_what_its_teacher_has_learned(capsys):
     common = ["method=simclr", *QUICK.split()[2:], "probe.linear=false"]
     groups = {

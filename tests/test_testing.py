@@ -39,6 +39,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_functions_of_the_users_own_are_compared_and_a_wrong_one_is_found(own, monkeypatch):
     monkeypatch.chdir(TUTORIAL)
     monkeypatch.setenv("SSL_KD_TRUST", str(TUTORIAL))
@@ -66,6 +67,7 @@ def test_functions_of_the_users_own_are_compared_and_a_wrong_one_is_found(own, m
     assert found["loss"][2].rows.tolist() == [[[*range(16)], [*range(16, 32)]]]
 
 
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize(
     "case, said",
     [
@@ -83,6 +85,7 @@ def test_bad_input_is_one_sentence_that_names_the_case(own, case, said):
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_what_a_process_failed_with_is_shown(own):
     case = Call("own.uniformity", torch.ones(2, 32, 4))
     with pytest.raises(RuntimeError, match="OSError: no such device"):

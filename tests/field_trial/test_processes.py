@@ -28,6 +28,7 @@ def lines(run: str) -> list[dict]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_log_the_loss_and_the_terms_of_one():
     words = ["train", *WORDS, PEERS, *QUICK]
     assert main([*words, "run=one"]) == 0

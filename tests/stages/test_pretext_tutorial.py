@@ -1,4 +1,4 @@
-"""The tutorials do what they say."""
+"""The tutorial on pretexts of one's own does what it says."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from tests import warm
 
-PRETEXT = Path(__file__).parent.parent / "docs/tutorials/pretext"
+PRETEXT = Path(__file__).parents[2] / "docs/tutorials/pretext"
 PAGE = (PRETEXT / "README.md").read_text()
 SHOWN = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)```", PAGE, re.S | re.M))
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
