@@ -48,8 +48,14 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: (..., C, H, W); C may differ. Where the grids differ, the attention of the larger one is
         brought to the smaller (H, W) by adaptive average pooling, which the source does not need.
     Source: Li et al. 2022 (FFSD), the authors' D of attentions. The mean hides a factor 1 / (H * W).
+    Raises InputError for maps of one place, whose attention at length 1 is 1 whatever they show.
     """
     a, b = _attentions(student, teacher)  # (..., H * W) both
+    if a.shape[-1] < 2:
+        raise InputError(
+            "the attention distance compares where maps are active, and learns nothing from maps of 1 x 1; "
+            "take a larger data.size, or the maps of an earlier stage"
+        )
     return unit_distance(a, b, (-1,)).mean() / a.shape[-1]
 
 
@@ -109,7 +115,10 @@ def _shift(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     third = a.shape[-1] // 3
     if third < 1:
-        raise InputError(f"the attention shift needs maps of 2 x 2 or more; it got {a.shape[-1]} element(s)")
+        raise InputError(
+            f"the attention shift needs maps of 2 x 2 or more, and got {a.shape[-1]} element(s); "
+            "take a larger data.size, or the maps of an earlier stage"
+        )
     n, h = torch.linalg.vector_norm(a, dim=-1, keepdim=True), unit(a)
     t = h.sort(-1).values[..., third - 1, None]  # every device has sort; not all have kthvalue
     return n, h, torch.where(h > t, n - h, torch.where(h < t, h, n / 2))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_kd import losses
+from ssl_kd import InputError, losses
 from ssl_kd.config import compose
 from ssl_kd.losses.needs import LIGHTLY, needs_rows, rows_needed
+from ssl_kd.testing import compare_processes
 from ssl_kd.training import build, step
 
 from .case import Case, check
@@ -255,6 +256,25 @@ def test_of_one_image_a_contrast_has_no_gradient_which_is_why_it_is_refused():
     loss = losses.nt_xent.__wrapped__(views)
     loss.backward()
     assert loss == 0 and not views.grad.any()
+
+
+def test_maps_of_one_place_have_no_attention_to_compare():
+    student, teacher = torch.rand(2, 4, 3, 1, 1, requires_grad=True), torch.rand(2, 4, 5, 6, 6)
+    with pytest.raises(InputError, match="learns nothing from maps of 1 x 1; take a larger data.size"):
+        losses.attention_distance(student, teacher)
+    with pytest.raises(InputError, match="needs maps of 2 x 2 or more, and got 1 .*larger data.size"):
+        losses.diversity(student, teacher)
+
+
+@pytest.mark.usefixtures("warm_processes")
+def test_one_image_in_each_process_is_enough_where_a_loss_gathers_them_and_else_refused():
+    compared = {name: [f"method={name}", ONE, "batch_size=4"] for name in ("simclr", "barlow_twins")}
+    found = compare_processes(compared, 4, steps=1)
+    for name in compared:
+        assert max(found[name][4].losses, found[name][4].gradients) <= 1e-9
+    alone = [*compared["simclr"], "terms.nt_xent.loss.gather=false"]
+    with pytest.raises(InputError, match="needs 2 of them at once, and gets 1 .*processes 4.*gather"):
+        compare_processes({"alone": alone}, 4, steps=1)
 
 
 def test_the_look_at_batch_norm_leaves_no_trace(capsys):
