@@ -4,6 +4,7 @@ A script hands over what is typed so far; what comes back replaces its last word
 with a space; one that goes on (`epochs=`, `runs/`, `[resnet20`) does not.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ssl_kd.system.paths import expand, is_path
 
 SHELLS = ("bash", "zsh", "fish")
 ASK = "__complete"  # the hidden command that the scripts run
+_PLAIN = re.compile(r"[\w@%+=:,./\[-]*(?<!\n) ?")  # what no shell takes for more than text
 _DEFAULTS = {"method": "dogo", "data": "digits", "recipe": "simclr", "optim": "adamw"}
 _PEER = (
     "backbone",
@@ -82,7 +84,16 @@ def answer(words: Sequence[str]) -> str:
 
 
 def complete(line: str) -> list[str]:
-    """The words that the last word of a command line can become."""
+    """The words that the last word of a command line can become.
+
+    A shell puts them into the line as they are, and files may be called anything: what has an effect in a
+    shell, a name like `a;reboot`, is left out.
+    """
+    typed = _split(line)[-1]
+    return [word for word in _complete(line) if _PLAIN.fullmatch(word.removeprefix(typed))]
+
+
+def _complete(line: str) -> list[str]:
     *before, current = _split(line)
     words = before[1:]
     if any(quote in current for quote in "'\""):
@@ -226,8 +237,6 @@ def _paths(value: str, key: str) -> list[str]:
     found = []
     for path in entries:
         if not path.name.startswith(tail) or (path.name.startswith(".") and not tail.startswith(".")):
-            continue
-        if not path.name.isprintable() or any(c in " '\"\\" for c in path.name):  # it would need quotes
             continue
         word = f"{head}{slash}{path.name}"
         if path.is_dir():

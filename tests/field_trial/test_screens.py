@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 
 import ssl_kd
 from ssl_kd.cli import main
+from ssl_kd.commands.completion import complete
 from ssl_kd.compare import Difference
 from ssl_kd.console import Meter, console, stacked
 from ssl_kd.system.text import guard_streams, print_line, printable, printable_values
@@ -110,6 +112,57 @@ def test_a_traceback_is_printable(monkeypatch, capsys):
     printed = capsys.readouterr().err
     clean(printed)
     assert printed == "ValueError: \\x1b[31mcaf\\udce9\n"
+
+
+def test_a_warning_is_printable(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr("warnings.showwarning", None)
+    guard_streams()
+    warnings.showwarning(UserWarning(f"{ESC}{RAW}"), UserWarning, "x.py", 1)
+    printed = capsys.readouterr().err
+    clean(printed)
+    assert "UserWarning: \\x1b[31mcaf\\udce9" in printed
+
+
+def test_a_letter_that_the_terminal_lacks_is_shown_as_its_escape(tmp_path):
+    (tmp_path / "runs/猫").mkdir(parents=True)
+    (tmp_path / "runs/猫/config.yaml").touch()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-P", "-m", "ssl_kd", "runs"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert b"Traceback" not in done.stderr and b"\\u732b" in done.stdout + done.stderr
+
+
+ACTED_UPON = [
+    "a;reboot",
+    "$(id)",
+    "`id`",
+    "a&b",
+    "a|b",
+    "a>b",
+    "a<b",
+    "*",
+    "a?",
+    "!1",
+    "~x",
+    "#x",
+    "{a,b}",
+    "(a)",
+]
+
+
+@pytest.mark.parametrize("name", [*ACTED_UPON, "two words", "it's", 'a"', "a\\b", ESC, LINE, BIDI, RAW])
+def test_the_tab_key_offers_no_name_that_a_shell_acts_upon(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("runs", f"a-{name}"), Path("runs/a-plain-Größe")):
+        place.mkdir(parents=True)
+        (place / "config.yaml").touch()
+    Path("configs/recipe").mkdir(parents=True)
+    Path(f"configs/recipe/own{name}.yaml").touch()
+    Path("configs/recipe/own.yaml").touch()
+    assert complete("ssl-kd knn run=") == ["run=runs/a-plain-Größe "]
+    assert complete("ssl-kd compare runs/") == ["runs/a-plain-Größe "]
+    assert complete("ssl-kd train recipe=ow") == ["recipe=own "]
 
 
 def test_nothing_is_printed_but_through_one_place():
