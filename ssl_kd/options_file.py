@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_kd.errors import InputError
 from ssl_kd.system.documents import config_of
+from ssl_kd.system.text import typed
 from ssl_kd.values import NAME
 
 FILE = "config"  # the word that names one
@@ -37,7 +38,7 @@ def said_in(path: Path) -> list[tuple[str, Any]]:
     if {"steps", "classes"} & plain.keys():
         raise InputError(
             f"{path} is the resolved config of a run, not a file of options; to continue that run, "
-            f"repeat the command that began it with run={path.parent}"
+            f"repeat the command that began it with {typed(f'run={path.parent}')}"
         )
     odd = next((key for key in plain if not isinstance(key, str)), None)
     if odd is not None or FILE in plain:

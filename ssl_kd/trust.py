@@ -27,6 +27,7 @@ from ssl_kd.own.nodes import Named, named, of_library, within
 from ssl_kd.own.places import of_data, of_peers, unknown
 from ssl_kd.own.pretrained import without_weights
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import typed
 
 VARIABLE = "SSL_KD_TRUST"
 
@@ -52,7 +53,7 @@ def check_configs(foreign: Iterable[Named], folder: Path, hashes: Mapping[str, s
         if entry and changed and _by_variable(each, folder) is None:
             raise InputError(
                 f'{folder} names "{each.name}" ({each.path}), and {changed} is not what it was when that was '
-                f"trusted; look at it, and ssl-kd trust {folder} puts it on record as it is now"
+                f"trusted; look at it, and ssl-kd trust {typed(folder)} puts it on record as it is now"
             )
         _check(each, folder, entry, exact=False)
 
@@ -86,7 +87,7 @@ def put_on_record(config: DictConfig | Mapping[str, Any], folder: str | Path) ->
     except (InputError, OSError) as error:
         return (
             f"what is your own in this run could not be put on record ({error}): to score it, say "
-            f"{VARIABLE}=PATH of it, or ssl-kd trust {folder}"
+            f"{VARIABLE}=PATH of it, or ssl-kd trust {typed(folder)}"
         )
     return ""
 
@@ -175,7 +176,7 @@ def _grant(each: Named, folder: Path, noted: Mapping[str, Any]) -> None:
         what = "has changed" if odd in said and odd in now else "is gone" if odd in said else "is new"
         raise InputError(
             f'{folder} names "{each.name}" ({each.path}), and {odd} {what} since that was trusted; look '
-            f"at it, and ssl-kd trust {folder} puts it on record as it is now"
+            f"at it, and ssl-kd trust {typed(folder)} puts it on record as it is now"
         )
     loading.grant(each.name, found.module if found else None)
 
@@ -184,7 +185,7 @@ def _refusal(each: Named, folder: Path, other_options: bool) -> str:
     said = f'{folder} names "{each.name}" ({each.path})'
     if _is_never(each.name):
         return f"{said}, which nothing that is read from a run folder may call"
-    out = f"look at it, and ssl-kd trust {folder} lets it"
+    out = f"look at it, and ssl-kd trust {typed(folder)} lets it"
     if of_library(each.name):
         option = reading_option(each)
         what = (
@@ -196,7 +197,7 @@ def _refusal(each: Named, folder: Path, other_options: bool) -> str:
         first = str(each.name).split(".")[0]
         return (
             f"{said}, which is not on record as yours, and the current folder has no {first}.py; where that "
-            f"file lies, ssl-kd trust {Path(folder).absolute()} shows what it would run, and lets it"
+            f"file lies, ssl-kd trust {typed(Path(folder).absolute())} shows what it would run, and lets it"
         )
     other = " with these options" if other_options else ""
     return f"{said}, which {found.where} defines and which is not on record as yours{other}; {out}"

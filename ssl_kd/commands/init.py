@@ -13,7 +13,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.options_file import FILE
 from ssl_kd.system.documents import from_yaml
 from ssl_kd.system.paths import expand
-from ssl_kd.system.text import print_line
+from ssl_kd.system.text import print_line, typed
 from ssl_kd.system.writing import write_whole
 
 STEPS = {"cpu": 2_000, "cuda": 40_000, "mps": 10_000}  # of a first training
@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"{to} cannot be written ({error.strerror}); name another by to=") from error
     for text in (described(seen), *seen.notes, f"{to} is written; look it over, then:", ""):
         print_line(text)
-    said = f"{FILE}={to}"
+    said = typed(f"{FILE}={to}")
     for command, what in (
         (f"ssl-kd train {said} dry_run=true", "is all as it should be? one step, nothing written"),
         (f"ssl-kd doctor {said}", "does it fit into memory?"),
@@ -198,7 +198,7 @@ def _batch_why(images: int, batch: int) -> str:
 
 
 def _text(to: Path, seen: Seen, device: str, lines: Sequence[Line]) -> str:
-    said = f"{FILE}={to}"
+    said = typed(f"{FILE}={to}")
     head = [
         f"# ssl-kd train {said}",
         "#",

@@ -20,6 +20,7 @@ from ssl_kd.data.splits import (
     Layout,
     given,
     layout,
+    option,
     role,
 )
 from ssl_kd.errors import InputError
@@ -120,8 +121,8 @@ def _layout(tree: Tree, root: Path, test: str | Path | None, splits: Any) -> Lay
     train = next(iter(found.get(TRAIN, ())), ".")
     if train == ".":
         raise InputError(
-            f"the test folder {inside} lies inside the training folder {root}; data.splits={{train: ., "
-            f"test: {'/'.join(below)}}} takes it out of that"
+            f"the test folder {inside} lies inside the training folder {root}; "
+            f"{option('train: ., test: ' + '/'.join(below))} takes it out of that"
         )
     return {TRAIN: found[TRAIN], TEST: ("/".join(below),)} | (
         {UNLABELLED: found[UNLABELLED]} if UNLABELLED in found else {}
@@ -139,7 +140,7 @@ def _check_empty(found: Layout, tree: Tree, root: Path) -> None:
     for other in sorted(tree.folders):
         if os.path.dirname(other) == above and other and role(os.path.basename(other)) == TEST:
             lost = [name for name in tree.passed if name.startswith(other + os.sep)]
-            out = f"data.splits={{train: {pattern}}} leaves it out"
+            out = f"{option(f'train: {pattern}')} leaves it out"
             raise InputError(f"{no_image(str(root / other), lost)}; {out}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_kd.errors import InputError, nearest
-from ssl_kd.system.text import printable
+from ssl_kd.system.text import printable, typed
 
 TRAIN, TEST, VALIDATION, UNLABELLED = "train", "test", "validation", "unlabelled"
 
@@ -112,7 +112,7 @@ def _check_masks(root: Path, above: tuple[str, ...], names: Sequence[str]) -> No
     if masks and rest and all(words[name] and words[name] <= {*FILLERS} for name in rest):
         raise InputError(
             f"{printable(str(root.joinpath(*above)))}: {_and(masks)} beside {_and(rest)} look like masks and "
-            f'not like a class; say "data.splits={{train: {_yaml(_joined(above, rest))}, ...}}", or '
+            f"not like a class; say {option(f'train: {_yaml(_joined(above, rest))}, ...')}, or "
             "data.splits=none where each folder is a class"
         )
 
@@ -271,9 +271,15 @@ def _unclear(where: Path, says: str, above: tuple[str, ...], names: Sequence[str
     train = _yaml(guess[TRAIN]) if guess[TRAIN] else ("/".join(above) or ".") if beside else "FOLDER"
     test = f", test: {_yaml(guess[TEST])}" if guess[TEST] else ""
     return InputError(
-        f'{printable(str(where))}: {says}; say which is which, as "data.splits={{train: {train}{test}}}", or '
+        f"{printable(str(where))}: {says}; say which is which, as {option(f'train: {train}{test}')}, or "
         "data.splits=none where each folder is a class"
     )
+
+
+def option(mapping: str) -> str:
+    """data.splits={mapping} as it can be typed: in double quotes unless a name has an effect within them."""
+    word = f"data.splits={{{mapping}}}"
+    return typed(word) if re.search(r'[$`"\\!]', word) else f'"{printable(word)}"'
 
 
 def _yaml(patterns: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.own import record
 from ssl_kd.own.nodes import within
 from ssl_kd.system.paths import expand
+from ssl_kd.system.text import typed
 
 _OF_DATA = ("root", "path", "test", "train_list", "test_list")
 # Data that are the same wherever they lie: of a place that is not the user's, their own copy is taken.
@@ -74,7 +75,7 @@ def check_places(places: Iterable[Place], folder: str | Path, user: Collection[s
         if not _below(place.path, (*known, *_by_variables())):
             raise InputError(
                 f"{folder} names {place.path} ({place.key}), which is not on record as yours; if it may be "
-                f"read, ssl-kd trust {folder} lets it"
+                f"read, ssl-kd trust {typed(folder)} lets it"
             )
 
 

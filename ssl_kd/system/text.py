@@ -5,6 +5,7 @@ move the cursor or set a window's title, characters that turn the reading direct
 no text. Nothing is printed but through here, or through `ssl_kd.console`, which asks here.
 """
 
+import shlex
 import sys
 import traceback
 import warnings
@@ -21,6 +22,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def typed(word: object) -> str:
+    """A word of a command that is printed for people to type: a shell takes it for that one word."""
+    return shlex.quote(printable(str(word)))
 
 
 def printable_lines(text: str) -> str:

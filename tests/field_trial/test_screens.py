@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from rich.table import Table
 
 import ssl_kd
@@ -163,6 +165,30 @@ def test_the_tab_key_offers_no_name_that_a_shell_acts_upon(name, tmp_path, monke
     assert complete("ssl-kd knn run=") == ["run=runs/a-plain-Größe "]
     assert complete("ssl-kd compare runs/") == ["runs/a-plain-Größe "]
     assert complete("ssl-kd train recipe=ow") == ["recipe=own "]
+
+
+@pytest.mark.parametrize("name", ["x;reboot", "$(id)", "two words", "it's"])
+def test_a_command_that_a_refusal_advises_is_one_for_any_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "train method=simclr tracker=none data.limit=64 batch_size=32 epochs=1 probe.linear=false".split()
+    assert main([*words, "peers={a: {backbone: {name: resnet8, base: 4}}}", f"run={name}"]) == 0
+    told = capsys.readouterr().out
+    assert f"ssl-kd report {shlex.quote(f'run={name}')}; ssl-kd export" in told
+    config = Path(name, "config.yaml")
+    config.write_text(config.read_text().replace("ssl_kd.heads.mlp", "evil.head"))
+    assert main(["knn", f"run={name}"]) == 2
+    assert f"ssl-kd trust {shlex.quote(str(tmp_path / name))} shows" in capsys.readouterr().err
+    assert main(["train", f"config={config}"]) == 2
+    assert f"with {shlex.quote(f'run={name}')}\n" in capsys.readouterr().err
+    for split in (f"{name} train", f"{name} test_x"):
+        place = Path("images", split.replace("/", ""), "cat")
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place / "1.png")
+    assert main(["train", *words[1:], "data=folder", "data.root=images", "data.size=8"]) == 2
+    advised = (
+        capsys.readouterr().err.partition("which is which, as ")[2].partition(", or data.splits=none")[0]
+    )
+    assert shlex.split(advised)[0].startswith("data.splits={train: ") and "$" not in advised.split("'")[0]
 
 
 def test_nothing_is_printed_but_through_one_place():
