@@ -371,7 +371,7 @@ RUNS = [
     Bad("config-of-nothing", KNN, 'has no "seed"', file("runs/a/config.yaml", "")),
     Bad("config-torn", KNN, "config.yaml cannot be read", copied("config.yaml", "a: [b\n")),
     Bad("config-in-bytes", KNN, "config.yaml cannot be read", copied("config.yaml", b"\0\1\xff")),
-    Bad("config-with-a-list", KNN, "is a list", copied("config.yaml", "- a\n")),
+    Bad("config-with-a-list", KNN, "has no lines of key: value", copied("config.yaml", "- a\n")),
     Bad("config-with-a-tag", KNN, "it has the tag .*python/object/apply:os.system",
         copied("config.yaml", f"!!python/object/apply:os.system ['{TOUCH}']\n")),
     Bad("config-that-grows", KNN, "it has an alias",

@@ -66,7 +66,7 @@ def check(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _photographs(folder):
     from PIL import Image
 
-    for i in range(160):
+    for i in range(64):
         pixels = np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8)
         place = folder / ("train" if i % 4 else "test") / ("cat" if i % 2 else "dog")
         place.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from ssl_kd.system.allocator import large_pieces_given_back
 MEMORY = 100  # pairs that L-BFGS keeps, of 3 * K * (D + 1) float32 each,
 MEMORY_BYTES = 96 << 20  # as long as they take no more than that
 ROUGH = 1e-6  # tolerance of the fits that only choose a penalty
+MANY = 16  # with a class for so many columns, products with an inverse are faster than solving for each
 ROWS = 2048  # at once, where float32 rows are summed in float64
 
 
@@ -108,7 +109,7 @@ def minimise(
     probabilities = logits.softmax(1)
     spread = max((len(labels) - _dot(probabilities, probabilities)) / probabilities.numel(), 1e-12)
     gradient = _gradient(rows, labels, probabilities, penalty, solution)
-    precondition = _inverse_curvature(covariance, penalty, spread)
+    precondition = _inverse_curvature(covariance, penalty, spread, solution.shape[1])
     scaled = precondition(gradient)
     most = max(1, min(MEMORY, MEMORY_BYTES // (12 * gradient.numel())))
     pairs: list[Pair] = []
@@ -200,22 +201,36 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return sum(float((x * y).sum()) for x, y in zip(a.split(ROWS // 8), b.split(ROWS // 8), strict=True))
 
 
-def _inverse_curvature(covariance: Tensor, penalty: float, spread: float) -> Callable[[Tensor], Tensor]:
+def _inverse_curvature(
+    covariance: Tensor, penalty: float, spread: float, classes: int
+) -> Callable[[Tensor], Tensor]:
     """x -> (spread * covariance + penalty)^-1 x on the weights, x / spread on the bias; float32.
 
     spread: the mean of p (1 - p) over rows and classes; were it that of each, this is the inverse Hessian.
-    In float32, as a square, so that rounding makes no direction lead upwards.
+    classes: columns of x.
     """
     curvature = spread * covariance
     # The covariance is right to float32: beyond that its smallest eigenvalues may be negative.
     curvature.diagonal().add_(penalty + 1e-6 * spread * float(covariance.trace()))
-    factor = torch.linalg.cholesky(curvature).float()
+    factor = torch.linalg.cholesky(curvature)
     del curvature
-    root = torch.linalg.solve_triangular(factor, torch.eye(len(factor)), upper=False)  # of the inverse
+    solve = torch.linalg.solve_triangular  # twice: for few columns much faster than cholesky_solve
+    if classes < len(factor) / MANY:
+
+        def solved(x: Tensor) -> Tensor:
+            return solve(factor.mT, solve(factor, x, upper=False), upper=True)
+
+    else:  # the root of the inverse, in float32; as its square, rounding makes no direction lead upwards
+        factor = factor.float()
+        root = solve(factor, torch.eye(len(factor)), upper=False)
+        del factor
+
+        def solved(x: Tensor) -> Tensor:
+            return root.T @ (root @ x.float())
 
     def inverse(x: Tensor) -> Tensor:
         found = torch.empty(x.shape)
-        found[:-1], found[-1] = root.T @ (root @ x[:-1].float()), x[-1] / spread
+        found[:-1], found[-1] = solved(x[:-1]), x[-1] / spread
         return found
 
     return inverse

@@ -313,7 +313,7 @@ def test_the_run_says_which_folder_became_what(capsys):
 def test_an_empty_test_folder_is_no_data_without_a_test():
     images(below("train"))
     Path("x/test").mkdir()
-    with pytest.raises(InputError, match=r"no image in x/test; .*data.splits=\{train: train\} leaves it out"):
+    with pytest.raises(InputError, match=r"no image in .*data.splits=\{train: train\}. leaves it out"):
         folder("x", 8)
     assert folder("x", 8, splits={"train": "train"}).test is None
 
