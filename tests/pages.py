@@ -18,7 +18,9 @@ from pathlib import Path
 import yaml
 
 from ssl_kd import cli
+from ssl_kd.commands.catalogue import COMMANDS, PROBES
 from ssl_kd.config import compose
+from ssl_kd.errors import InputError
 from tests.conftest import OLD_TORCH
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,6 @@ ELSEWHERE = ("pip install", "-m venv", "source ", "#SBATCH", "srun ", "scontrol 
 NEWER = ("format=onnx", "shared_out.py") if OLD_TORCH else ()  # what the oldest torch cannot
 LAUNCHERS = ("accelerate", "torchrun")
 KIT = "ssl_kd.testing"
-TUTORIALS = "docs/tutorials/"
 
 
 def pages() -> list[str]:
@@ -65,6 +66,24 @@ def blocks(page: str) -> list[tuple[int, str, str, str]]:
         (text.count("\n", 0, found.start(2)) + 1, found[1] or "", found[2], found[3])
         for found in re.finditer(r"^(?:`([\w/.-]+)`\n\n)?```(\w+)\n(.*?)^```", text, re.S | re.M)
     ]
+
+
+def understood(page: str) -> Iterator[str]:
+    """Yields what a page says to type that is no command of ours, or has words that are no options."""
+    for line, name, language, text in blocks(page):
+        for words in commands(text) if language == "bash" and not name else ():
+            if words[:1] != ["ssl-kd"] or words[1] in ("completion", "--help"):
+                continue
+            rest = [word for word in words[2:] if "=" in word]
+            try:
+                if words[1] == "train" and not any(
+                    word.startswith(("config=", "run=", "pretext=")) for word in rest
+                ):
+                    compose(rest)
+                elif words[1] not in (*COMMANDS, *PROBES):
+                    yield f"{page}:{line}: there is no command {words[1]}"
+            except InputError as error:
+                yield f"{page}:{line}: {error}"
 
 
 def run(page: str) -> Iterator[str]:

@@ -154,7 +154,8 @@ def found(tmp_path_factory) -> dict:
     cases = {**METHODS, **LOSSES, "uneven": uneven}
     few = {name: cases[name] for name in (*COMPARING, *LOSSES, "uneven")}
     with warm.processes():
-        two, four = (compare_processes(some, world, steps=2) for some, world in ((cases, 2), (few, 4)))
+        two = compare_processes(cases, 2, steps=2)
+        four = compare_processes(few, 4, steps=2)
     return {name: {**two[name], **four.get(name, {})} for name in cases}
 
 

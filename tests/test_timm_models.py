@@ -1,4 +1,4 @@
-"""timm's models as peers: twenty of them, drawn by $SSL_KD_SEED, each train a step.
+"""timm's models as peers: twelve of them, drawn by $SSL_KD_SEED, each train a step.
 
 Drawn are the models of at most 20 million parameters, as torch's meta device counts them, two at most of a
 family (one of timm's modules). They see images of 32 pixels; those that say that they cannot, images of the
@@ -22,7 +22,7 @@ from ssl_kd.errors import InputError
 from ssl_kd.training import build
 
 SEED = int(os.environ.get("SSL_KD_SEED", "0"))
-DRAWN, OF_A_FAMILY, MOST, SIZE = 20, 2, 20_000_000, 32
+DRAWN, OF_A_FAMILY, MOST, SIZE = 12, 2, 20_000_000, 32
 LARGE = re.compile("giant|huge|large|gigantic|enormous|so[0-9]+m|_7b")  # they need not be counted
 
 pytestmark = pytest.mark.usefixtures("own_folder")

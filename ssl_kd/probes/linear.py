@@ -13,7 +13,7 @@ from ssl_kd.streams import generator
 from ssl_kd.system.allocator import large_pieces_given_back
 
 MEMORY = 100  # pairs that L-BFGS keeps, of 3 * K * (D + 1) float32 each,
-MEMORY_BYTES = 96 << 20  # as long as they take no more than that
+MEMORY_BYTES = 96 << 20  # as long as they take no more than that, or than the rows do
 ROUGH = 1e-6  # tolerance of the fits that only choose a penalty
 MANY = 16  # with a class for so many columns, products with an inverse are faster than solving for each
 ROWS = 2048  # at once, where float32 rows are summed in float64
@@ -111,7 +111,7 @@ def minimise(
     gradient = _gradient(rows, labels, probabilities, penalty, solution)
     precondition = _inverse_curvature(covariance, penalty, spread, solution.shape[1])
     scaled = precondition(gradient)
-    most = max(1, min(MEMORY, MEMORY_BYTES // (12 * gradient.numel())))
+    most = max(1, min(MEMORY, max(MEMORY_BYTES, rows.nbytes) // (12 * gradient.numel())))
     pairs: list[Pair] = []
     for _ in range(iterations):
         direction = _quasi_newton(gradient, scaled, pairs).neg_()
@@ -128,11 +128,10 @@ def minimise(
         scaled = precondition(gradient)
         change += gradient
         scaled_change += scaled
-        product = _dot(step, change)
-        if product > 0:  # always, but for rounding: the objective is convex
+        product, curved = _dot(step, change), _dot(change, scaled_change)
+        if product > 0 and curved > 0:  # always, but for rounding: the objective is convex
             del pairs[: len(pairs) + 1 - most]
-            size = product / _dot(change, scaled_change)
-            pairs.append((step.float(), change.float(), scaled_change, product, size))
+            pairs.append((step.float(), change.float(), scaled_change, product, product / curved))
     return solution
 
 
