@@ -19,7 +19,7 @@ newer_torch = pytest.mark.skipif(OLD_TORCH, reason="this torch cannot")
 
 
 # Files that take longest, longest first: begun late, one of them would keep the others waiting for it.
-LONG = "distributed train cli real_data durable testing study kills monitor export".split()
+LONG = "distributed train cli durable testing study kills monitor export".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
